@@ -1,0 +1,58 @@
+"""The whole story on one screen: one call a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from graphc.backends.c.build import build_library
+from graphc.backends.c.emit import emit
+from graphc.backends.c.mapping import BLOCKS
+from graphc.backends.c.run import Program
+from graphc.backends.c.toolchain import find_toolchain
+from graphc.errors import user_error
+from graphc.ir.graph import Assignment, Graph, Node
+from graphc.lower.routines import lower
+from graphc.passes.pipeline import run_passes
+from graphc.schedule.plan import make_schedule
+from graphc.verify import check_graph
+
+Progress = Callable[[int, int, str], None]
+TARGETS = ("c",)
+
+
+def compile_graph(
+    outputs: Sequence[Node], *, assignments: Sequence[Assignment] = (), target: str = "c",
+    name: str = "net", parameters: Mapping[str, np.ndarray] | None = None, seed: int = 0,
+    threads: int | None = None, progress: Progress | None = None,
+) -> Program:  # fmt: skip
+    """Compile outputs into a callable program.
+
+    Args:
+        outputs: the nodes whose values a call returns.
+        assignments: values that parameters and states take after each call.
+        target: "c".
+        name: names the folder of the generated sources.
+        parameters: arrays by name to use (and update) in place instead of initialising new ones;
+            pass another program's ``parameters`` to share them.
+        seed: of the initialisers.
+        threads: OpenMP threads; by default one for each available core.
+        progress: called with (files done, files in all, file name) while compiling.
+
+    Raises:
+        UserError: two parameters share a name, an unknown target.
+        ToolchainError: no compiler, or it failed.
+    """
+    if target not in TARGETS:
+        raise user_error(f"compile: unknown target '{target}'; known: {', '.join(TARGETS)}")
+    source = Graph(tuple(outputs), tuple(assignments))
+    check_graph(source)
+    graph = run_passes(source)
+    schedule = make_schedule(graph)
+    toolchain = find_toolchain()
+    block = BLOCKS[toolchain.simd]
+    routines = lower(schedule, block)
+    emitted = emit(schedule, routines, block)
+    library = build_library(name, emitted.files, progress=progress)
+    return Program(schedule, routines, emitted, library, parameters or {}, seed, threads)

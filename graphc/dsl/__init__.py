@@ -1,0 +1,1 @@
+"""1 Python -> Graph: tensors, the op decorator, layers and initialisers."""

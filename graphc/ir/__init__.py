@@ -1,0 +1,1 @@
+"""The words: frozen types in the order data flows, no algorithms."""

@@ -1,0 +1,71 @@
+"""Typed scalar expressions of the loop IR: what is printed once sympy has left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphc.ir.index import Index
+from graphc.ir.types import DType
+
+
+@dataclass(frozen=True)
+class Number:
+    """A literal."""
+
+    value: float | int | bool
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class Name:
+    """A local scalar."""
+
+    name: str
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class Position:
+    """The integer value of an index."""
+
+    index: Index
+    dtype: DType = DType.int64
+
+
+@dataclass(frozen=True)
+class Load:
+    """buffer[offset]; the offset counts elements."""
+
+    buffer: str
+    offset: Index
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class Condition:
+    """lower <= index < upper and divisor divides index; a missing bound does not bind."""
+
+    index: Index
+    lower: int | None
+    upper: int | None
+    divisor: int = 1
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Whether all conditions hold."""
+
+    conditions: tuple[Condition, ...]
+    dtype: DType = DType.bool
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operator or function by its IR name: add, multiply, select, less, exp, cast, ..."""
+
+    function: str
+    arguments: tuple[Scalar, ...]
+    dtype: DType
+
+
+Scalar = Number | Name | Position | Load | Inside | Call

@@ -1,0 +1,1 @@
+"""5 Schedule -> Routines: typed loops; the last room that sees sympy."""

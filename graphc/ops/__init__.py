@@ -1,0 +1,1 @@
+"""The library: one index equation is one op; everything else is derived from it."""

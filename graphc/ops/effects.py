@@ -1,0 +1,49 @@
+"""Side effects of values: what a state becomes when a value is part of a step that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from graphc.errors import user_error
+from graphc.ir.graph import Assignment, Node
+from graphc.ops.define import describe
+
+_SLOT = "_effects"  # on the node itself: a table of weak keys would keep them alive by its values
+
+
+def assign(state: Node, value: Node, when: Node) -> None:
+    """Let ``state`` take ``value`` after every step whose graph holds the node ``when``.
+
+    Raises:
+        UserError: shapes or types of state and value differ, or ``state`` is no state.
+    """
+    if state.kind not in ("state", "parameter"):
+        raise user_error(f"assign: {state!r} is neither a state nor a parameter", *describe([state]))
+    if (state.shape, state.dtype) != (value.shape, value.dtype):
+        raise user_error(
+            "assign: the value does not fit the state",
+            *describe((state, value)),
+            "shape and element type must be equal",
+        )
+    effects: list[Assignment] = when.__dict__.setdefault(_SLOT, [])
+    if Assignment(state, value) not in effects:
+        effects.append(Assignment(state, value))
+
+
+def effects_of(nodes: Iterable[Node]) -> list[Assignment]:
+    """The assignments of a graph's nodes, in the nodes' order.
+
+    Raises:
+        UserError: two assignments give one state different values.
+    """
+    found: dict[Node, Assignment] = {}
+    for node in nodes:
+        for assignment in node.__dict__.get(_SLOT, ()):
+            earlier = found.setdefault(assignment.state, assignment)
+            if earlier.value is not assignment.value:
+                raise user_error(
+                    f"{assignment.state!r} would get two values in one step",
+                    *describe((earlier.value, assignment.value)),
+                    "is a layer that keeps running statistics applied twice? give each use its own",
+                )
+    return list(found.values())

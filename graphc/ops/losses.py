@@ -1,0 +1,148 @@
+"""Softmax, and the losses that a network is trained on; each loss is a scalar, a mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+
+from graphc.errors import user_error
+from graphc.ir.graph import Node
+from graphc.ir.scalar_functions import select, softplus
+from graphc.ir.types import DType
+from graphc.ops.define import (
+    Definition,
+    Operand,
+    axes,
+    axis,
+    define,
+    describe,
+    indicator,
+    op,
+    position,
+    sum_over,
+)
+from graphc.ops.elementwise import (
+    axis_names,
+    divide,
+    elementwise,
+    exp,
+    floating,
+    stop_gradient,
+    subtract,
+)
+from graphc.ops.leaves import legal_dtype
+from graphc.ops.reductions import logsumexp, max, mean, sum
+
+
+@op
+def picked(z: Operand, y: Operand) -> Definition:
+    """out[n,i] = sum over k of [k = y[n,i]] * z[n,k,i], exact where other z are infinite."""
+    n, k, *i = axes("n k " + " ".join(axis_names(len(y.shape) - 1)))
+    chosen = sympy.Eq(position(k), y[n, *i])
+    return define[n, *i](sum_over[k](select(chosen, z[n, k, *i], sympy.Integer(0))))
+
+
+def _one_hot(y: Operand, *, classes: int) -> Definition:
+    """out[n,..,k] = [k = y[n,..]]."""
+    n = axes(" ".join(axis_names(len(y.shape))))
+    k = axis("c", classes)
+    return define[*n, k](indicator(sympy.Eq(position(k), y[n])))
+
+
+_ONE_HOT: dict[DType, Any] = {d: op(_one_hot, dtype=d.value) for d in DType if d is not DType.bool}
+
+
+def softmax(x: Node, axis: int = -1) -> Node:
+    """exp(x) / sum of exp(x) along an axis, shifted by the maximum, which carries no gradient."""
+    floating("softmax", x)
+    shifted = exp(subtract(x, stop_gradient(max(x, axis, keepdims=True))))
+    return divide(shifted, sum(shifted, axis, keepdims=True))
+
+
+def log_softmax(x: Node, axis: int = -1) -> Node:
+    """x - log of the sum of exp(x) along an axis."""
+    floating("log_softmax", x)
+    return subtract(x, logsumexp(x, axis, keepdims=True))
+
+
+def one_hot(labels: Node, classes: int, dtype: str | DType = "float32") -> Node:
+    """1 at the label's place of a new last dimension, else 0; a label outside of it gives zeros.
+
+    Args:
+        labels: integers of any shape.
+        classes: extent of the new dimension.
+        dtype: element type of the result.
+    """
+    _check_integers("one_hot", labels)
+    if not isinstance(classes, int) or classes < 1:
+        raise user_error(f"one_hot: classes must be a positive integer, here {classes!r}")
+    kind = legal_dtype("one_hot", dtype)
+    if kind not in _ONE_HOT:
+        raise user_error(f"one_hot: a result of type {kind.value} is not supported; use 'uint8'")
+    result: Node = _ONE_HOT[kind](labels, classes=classes)
+    return result
+
+
+def cross_entropy(logits: Node, labels: Node) -> Node:
+    """Mean of logsumexp(z) - z[label]: softmax and cross-entropy in one, without overflow.
+
+    Args:
+        logits: floating (N, K) or (N, K, ...).
+        labels: integers 0 .. K-1 of shape (N,) or (N, ...).
+
+    Returns:
+        A scalar.
+
+    Raises:
+        UserError: the shapes do not belong together or a type is wrong.
+    """
+    floating("cross_entropy", logits)
+    _check_integers("cross_entropy", labels)
+    if len(logits.shape) < 2 or labels.shape != (logits.shape[0], *logits.shape[2:]):
+        raise user_error(
+            "cross_entropy: the labels do not belong to the logits",
+            *describe((logits, labels)),
+            f"logits (N, K, ...) need labels (N, ...), "
+            f"here {[logits.shape[0], *logits.shape[2:]] if logits.shape else []}",
+        )
+    return mean(subtract(logsumexp(logits, 1), picked(logits, labels)))
+
+
+def squared_error(prediction: Node, target: Node) -> Node:
+    """Mean of (prediction - target)**2 over all elements; equal shapes."""
+    _check_equal_shapes("squared_error", prediction, target)
+    return mean(elementwise("squared_error", _squared_difference, prediction, target))
+
+
+def binary_cross_entropy(logits: Node, targets: Node) -> Node:
+    """Mean of -y*log(p) - (1-y)*log(1-p) with p = sigmoid(logits), without overflow.
+
+    Args:
+        logits: floating, any shape.
+        targets: probabilities y of the same shape and type.
+    """
+    _check_equal_shapes("binary_cross_entropy", logits, targets)
+    return mean(elementwise("binary_cross_entropy", _binary_cross_entropy, logits, targets))
+
+
+def _squared_difference(a: Any, b: Any) -> Any:
+    return (a - b) ** 2
+
+
+def _binary_cross_entropy(z: Any, y: Any) -> Any:
+    return softplus(z) - y * z
+
+
+def _check_integers(what: str, labels: Node) -> None:
+    if not isinstance(labels, Node) or labels.dtype.is_float or labels.dtype is DType.bool:
+        raise user_error(
+            f"{what}: labels must be integers, here {labels!r}",
+            "declare them so: gx.input('labels', (batch,), 'int64')",
+        )
+
+
+def _check_equal_shapes(what: str, a: Node, b: Node) -> None:
+    floating(what, a, b)
+    if a.shape != b.shape:
+        raise user_error(f"{what}: the shapes differ", *describe((a, b)), "they must be equal")

@@ -1,0 +1,101 @@
+"""Arguments of sliding windows: strides, paddings and windows as one tuple entry a dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphc.errors import user_error
+from graphc.ir.graph import Node
+from graphc.ir.index import Index
+from graphc.ir.types import Shape
+from graphc.ops.define import axes, axis, describe
+
+Sizes = int | Sequence[int]
+Paddings = int | str | Sequence[int] | Sequence[tuple[int, int]]
+Border = tuple[tuple[int, int], ...]
+
+
+def places(rank: int) -> tuple[Index, ...]:
+    """The axes of the places in an array: i, then i j, then h i j."""
+    return axes(("i", "i j", "h i j")[rank - 1])
+
+
+def slide(
+    stride: Shape, dilation: Shape, window: Shape | None = None
+) -> tuple[tuple[Index, ...], tuple[Index, ...], tuple[Index, ...]]:
+    """Axes of the places and of the window, and the taps ``stride * place + dilation * offset``.
+
+    The window's extents follow from the reads unless ``window`` gives them.
+    """
+    i, r = places(len(stride)), axes(("r", "r s", "q r s")[len(stride) - 1])
+    if window is not None:
+        r = tuple(axis(str(name), extent) for name, extent in zip(r, window, strict=True))
+    steps = zip(i, r, stride, dilation, strict=True)
+    return i, r, tuple(place * step + offset * gap for place, offset, step, gap in steps)
+
+
+def check_rank(what: str, rank: int, value: object, name: str) -> None:
+    """A UserError unless ``value`` is a graph value of shape (first, second, *rank extents)."""
+    if not isinstance(value, Node):
+        raise user_error(f"{what}: {name} must be a graph value, here {value!r}")
+    if len(value.shape) != rank + 2:
+        raise user_error(
+            f"{what}: {name} must have {rank + 2} dimensions, here {len(value.shape)}",
+            *describe([value]),
+            "the order is (batch, channels, *places) for arrays; reshape it first",
+        )
+
+
+def per_dimension(what: str, name: str, value: object, rank: int, least: int) -> tuple[int, ...]:
+    """One integer a dimension, each at least ``least``; one integer alone counts for all."""
+    given = value if isinstance(value, tuple | list) else (value,) * rank
+    whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= least for v in given)
+    if len(given) != rank or not whole:
+        raise user_error(
+            f"{what}: {name} must be an integer of at least {least}, or {rank} of them, "
+            f"here {value!r}"
+        )
+    return tuple(given)
+
+
+def border(
+    what: str, padding: Paddings, extents: Sequence[int], window: Sequence[int],
+    stride: Sequence[int], dilation: Sequence[int],
+) -> Border:  # fmt: skip
+    """(before, after) for each dimension.
+
+    "same" pads so that there are ceil(extent / stride) places, the odd cell at the end;
+    "valid" is 0.
+    """
+    rank = len(extents)
+    if padding == "valid":
+        return ((0, 0),) * rank
+    if padding == "same":
+        spans = zip(extents, window, stride, dilation, strict=True)
+        total = [max(0, (-(-x // s) - 1) * s + d * (k - 1) + 1 - x) for x, k, s, d in spans]
+        return tuple((t // 2, t - t // 2) for t in total)
+    if isinstance(padding, str):
+        raise user_error(f"{what}: padding must be 'same', 'valid' or numbers, here {padding!r}")
+    if isinstance(padding, tuple | list) and any(isinstance(p, tuple | list) for p in padding):
+        pairs = [per_dimension(what, "a pair of paddings", p, 2, 0) for p in padding]
+        if len(pairs) != rank:
+            raise user_error(f"{what}: padding must hold {rank} pairs, here {len(pairs)}")
+        return tuple((before, after) for before, after in pairs)
+    return tuple((p, p) for p in per_dimension(what, "padding", padding, rank, 0))
+
+
+def check_window(
+    what: str, operands: Sequence[Node], extents: Sequence[int], window: Sequence[int],
+    padding: Border, dilation: Sequence[int],
+) -> None:  # fmt: skip
+    """A UserError where the (dilated) window is larger than the padded array."""
+    for number, (extent, size) in enumerate(zip(extents, window, strict=True)):
+        span = dilation[number] * (size - 1) + 1
+        before, after = padding[number]
+        if span > extent + before + after:
+            raise user_error(
+                f"{what}: the window is larger than the padded array",
+                *describe(operands),
+                f"dimension {number + 2}: the window spans {span}, the array {extent} with "
+                f"padding {before} + {after}; pad more or use a smaller window",
+            )

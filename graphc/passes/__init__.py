@@ -1,0 +1,1 @@
+"""3 Graph -> Graph: rewrites that keep the meaning of a graph."""

@@ -1,0 +1,34 @@
+"""Uniform constants become numbers inside the equations that read them. Exact."""
+
+from __future__ import annotations
+
+import sympy
+
+from graphc.ir.graph import Graph, Node
+from graphc.passes.classify import uniform_value
+from graphc.passes.rewrite import rebuild, with_inputs
+from graphc.passes.substitute import replace_read_by_number
+
+
+def fold_constants(graph: Graph) -> Graph:
+    """Replace reads of one-element constants and of uniform maps by their value."""
+    return rebuild(graph, _fold)
+
+
+def _fold(node: Node, inputs: tuple[Node, ...]) -> Node:
+    equation = node.op_equation()
+    for number in reversed(range(len(equation.reads))):
+        value = _number(inputs[equation.reads[number].operand])
+        if value is not None and equation.reads[number].fill is None:
+            equation = replace_read_by_number(equation, number, value)
+    return with_inputs(node, equation, inputs)
+
+
+def _number(node: Node) -> sympy.Expr | None:
+    if node.equation is not None:
+        return uniform_value(node.equation)
+    if node.kind == "constant" and node.value is not None and node.value.size == 1:
+        value = node.value.reshape(-1)[0].item()
+        whole = isinstance(value, int) or float(value).is_integer()
+        return sympy.Integer(int(value)) if whole else sympy.Float(value)
+    return None

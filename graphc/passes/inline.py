@@ -1,0 +1,66 @@
+"""Inline maps into the equations that read them: views always, computed values with one reader."""
+
+from __future__ import annotations
+
+from graphc.ir.equation import Equation
+from graphc.ir.graph import Graph, Node, users
+from graphc.ir.types import element_count
+from graphc.passes.classify import contraction_factors, is_reshape, is_view, uniform_value
+from graphc.passes.rewrite import rebuild, with_inputs
+from graphc.passes.substitute import inline_map
+
+_MAX_READS = 12
+
+
+def inline_maps(graph: Graph) -> Graph:
+    """Exact: the same scalar operations in the same order, without the array in between."""
+    table = users(graph.nodes)
+    kept = {*graph.outputs, *(a.value for a in graph.assignments)}
+    single = {n for n in graph.nodes if len(table[n]) == 1 and n not in kept}
+    once: dict[Node, bool] = {}
+
+    def rewrite(node: Node, inputs: tuple[Node, ...]) -> Node:
+        equation = node.op_equation()
+        old_inputs = list(node.inputs)
+        number = 0
+        while number < len(equation.reads):
+            operand = equation.reads[number].operand
+            producer = inputs[operand]
+            alone = once.get(producer, False) or (
+                operand < len(old_inputs) and old_inputs[operand] in single
+            )
+            if producer.equation is None or not _worth(equation, number, producer, alone):
+                number += 1
+                continue
+            equation = inline_map(equation, number, producer.equation, len(inputs))
+            inputs = (*inputs, *producer.inputs)
+        return with_inputs(node, equation, inputs)
+
+    return rebuild(graph, rewrite)
+
+
+def _worth(equation: Equation, number: int, producer: Node, alone: bool) -> bool:
+    made = producer.op_equation()
+    if not made.is_map or is_reshape(made):
+        return False
+    if len(equation.reads) + len(made.reads) > _MAX_READS:
+        return False
+    if is_view(made):
+        return True
+    if not alone or contraction_factors(equation) is not None:
+        return False
+    if uniform_value(made) is not None:
+        return True
+    if equation.points > element_count(producer.shape):
+        return False
+    return equation.is_map or not _fuses_upwards(producer)
+
+
+def _fuses_upwards(producer: Node) -> bool:
+    """Whether the map will be computed in the kernel of a reduction of the same shape."""
+    return any(
+        operand.equation is not None
+        and not operand.equation.is_map
+        and operand.shape == producer.shape
+        for operand in producer.inputs
+    )

@@ -1,0 +1,47 @@
+"""The passes in order; each maps a graph to a graph of the same meaning, verified after each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from graphc.errors import CompilerBug
+from graphc.ir.graph import Graph
+from graphc.passes.fold import fold_constants
+from graphc.passes.inline import inline_maps
+from graphc.passes.reuse import reuse_relu_outputs
+from graphc.passes.split import split_reductions
+
+Pass = Callable[[Graph], Graph]
+
+PIPELINE: tuple[Pass, ...] = (
+    fold_constants,
+    reuse_relu_outputs,
+    inline_maps,
+    fold_constants,
+    split_reductions,
+)
+
+
+def run_passes(graph: Graph) -> Graph:
+    """Apply the whole pipeline."""
+    for one in PIPELINE:
+        before = graph
+        graph = one(graph)
+        _verify(before, graph, one.__name__)
+    return graph
+
+
+def _verify(before: Graph, after: Graph, name: str) -> None:
+    """Outputs keep shape and type; every read fits its operand."""
+    for old, new in zip(before.outputs, after.outputs, strict=True):
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise CompilerBug(f"{name} changed an output from {old!r} to {new!r}")
+    for node in after.nodes:
+        if node.equation is None:
+            continue
+        shapes = tuple(operand.shape for operand in node.inputs)
+        if node.equation.operands != shapes:
+            raise CompilerBug(f"{name} gave {node!r} operands {shapes}")
+        for read in node.equation.reads:
+            if len(read.index) != len(shapes[read.operand]):
+                raise CompilerBug(f"{name} gave {node!r} a read of the wrong rank")

@@ -1,0 +1,1 @@
+"""4 Graph -> Schedule: fusion, order and memory."""

@@ -1,0 +1,176 @@
+"""Graph -> Schedule: fused kernels in order, every array's place, the arena planned to the byte."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from graphc.ir.graph import Graph, Node
+from graphc.ir.schedule import Buffer, KernelPlan, Schedule
+from graphc.ir.types import element_count
+from graphc.passes.classify import contraction_factors, is_reshape
+from graphc.schedule.fuse import fuse
+from graphc.schedule.memory import place_arena
+
+
+def make_schedule(graph: Graph) -> Schedule:
+    """Schedule a graph whose passes have run."""
+    groups = fuse(graph)
+    stored = _stored_nodes(graph, groups)
+    kernels = _kernels(graph, groups, stored)
+    buffers, places = _buffers(graph, kernels)
+    offsets, total = place_arena(graph, kernels, buffers, places)
+    placed = tuple(
+        Buffer(b.name, b.shape, b.dtype, b.storage, b.node, offsets.get(number, 0))
+        for number, b in enumerate(buffers)
+    )
+    return Schedule(graph, kernels, placed, places, total)
+
+
+def base_of(node: Node) -> Node:
+    """The node whose memory a reshape shares."""
+    while node.equation is not None and is_reshape(node.equation):
+        node = node.inputs[0]
+    return node
+
+
+def _stored_nodes(graph: Graph, groups: Sequence[Sequence[Node]]) -> set[Node]:
+    """Values that leave their kernel."""
+    home = {node: number for number, group in enumerate(groups) for node in group}
+    found = {base_of(n) for n in (*graph.outputs, *(a.value for a in graph.assignments))}
+    for node in graph.nodes:
+        for operand in node.inputs:
+            base = base_of(operand)
+            crosses = home.get(base) != home.get(node)
+            if crosses or base is not operand:
+                found.add(base)
+    return {node for node in found if node.equation is not None}
+
+
+def _kernels(
+    graph: Graph, groups: Sequence[Sequence[Node]], stored: set[Node]
+) -> tuple[KernelPlan, ...]:
+    updated = {base_of(a.value): a.state for a in graph.assignments}
+    used: dict[str, int] = {}
+    plans = []
+    for group in groups:
+        keep = tuple(node for node in group if node in stored)
+        if not keep:
+            continue
+        contraction = contraction_factors(group[0].op_equation()) is not None
+        base = kernel_name(keep[0], updated)
+        used[base] = used.get(base, 0) + 1
+        name = base if used[base] == 1 else f"{base}_{used[base]}"
+        strategy, reason = _strategy(group[0], contraction)
+        plans.append(KernelPlan(name, tuple(group), keep, strategy, reason))  # type: ignore[arg-type]
+    return tuple(plans)
+
+
+def _strategy(leader: Node, contraction: bool) -> tuple[str, str]:
+    equation = leader.op_equation()
+    if contraction:
+        factors = contraction_factors(equation)
+        assert factors is not None
+        sizes = [
+            element_count(tuple(a.extent for a in axes))
+            for axes in (factors.batch, factors.row_axes, factors.column_axes, equation.reduce_axes)
+        ]
+        return "contraction", "sum of products: batch {}, M {}, N {}, K {}".format(*sizes)
+    if equation.is_map:
+        return "nest", f"map over {element_count(leader.shape)} elements"
+    return "nest", f"{equation.reduction} of {equation.points // max(1, element_count(leader.shape))} terms"
+
+
+def kernel_name(node: Node, updated: dict[Node, Node]) -> str:
+    """What runs, for people: conv1_1_forward, conv1_1_dweight, conv1_1_dinput, fc6_weight_update."""
+    if node in updated:
+        return f"{_word(updated[node].label)}_update"
+    if node.label.startswith("d "):
+        of = re.sub(r" \(\d+ paths\)$", "", node.label[2:])
+        layer, _, last = of.rpartition(".")
+        if layer:
+            return f"{_word(layer)}_d{_word(last)}"
+        return f"{_word(node.layer)}_dinput" if node.layer else f"d{_word(of)}"
+    if node.label.startswith("partial sums of "):
+        return f"{kernel_name_of_label(node)}_partial"
+    return f"{_word(node.layer or node.label)}_forward"
+
+
+def kernel_name_of_label(node: Node) -> str:
+    """The name that the whole sum would have."""
+    label = node.label.removeprefix("partial sums of ")
+    if label.startswith("d "):
+        layer, _, last = label[2:].rpartition(".")
+        return f"{_word(layer)}_d{_word(last)}" if layer else f"{_word(node.layer)}_dinput"
+    return _word(node.layer or label)
+
+
+def _word(text: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_").lower()[:40].strip("_")
+    return plain if plain and not plain[0].isdigit() else f"v{plain}"
+
+
+def _buffers(
+    graph: Graph, kernels: Sequence[KernelPlan]
+) -> tuple[list[Buffer], dict[Node, int]]:
+    """A buffer for every leaf and stored node; reshapes share their base's, updates their state's."""
+    direct = _updates_in_place(graph, kernels)
+    buffers: list[Buffer] = []
+    places: dict[Node, int] = {}
+    outputs = {base_of(n) for n in graph.outputs}
+    stored = {node for kernel in kernels for node in kernel.stored}
+    storages = {"input": "feed", "parameter": "persistent", "state": "persistent", "constant": "constant"}
+    for node in graph.nodes:
+        base = base_of(node)
+        if node is not base:
+            if base in places:
+                places[node] = places[base]
+            continue
+        if node in direct:
+            continue
+        if node.equation is not None and node not in stored:
+            continue
+        kind = storages.get(node.kind) or ("output" if node in outputs else "arena")
+        places[node] = len(buffers)
+        buffers.append(Buffer(node.label, node.shape, node.dtype, kind, node))  # type: ignore[arg-type]
+    for node, state in direct.items():
+        places[node] = places[state]
+    for node in graph.nodes:
+        if node not in places and base_of(node) in places:
+            places[node] = places[base_of(node)]
+    return buffers, places
+
+
+def _updates_in_place(graph: Graph, kernels: Sequence[KernelPlan]) -> dict[Node, Node]:
+    """Assigned values that may overwrite their state: every other reader has run before.
+
+    Inside the writing kernel each element is loaded before it is stored.
+    """
+    number = {node: k for k, kernel in enumerate(kernels) for node in kernel.nodes}
+    found: dict[Node, Node] = {}
+    counts: dict[Node, int] = {}
+    for assignment in graph.assignments:
+        value = base_of(assignment.value)
+        counts[value] = counts.get(value, 0) + 1
+    for assignment in graph.assignments:
+        value, state = base_of(assignment.value), assignment.state
+        if value not in number or counts[value] > 1 or value in graph.outputs:
+            continue
+        if value.shape == state.shape and _last_reader(state, graph, number) <= number[value]:
+            if _reads_in_place(state, kernels[number[value]]):
+                found[value] = state
+    return found
+
+
+def _last_reader(state: Node, graph: Graph, number: dict[Node, int]) -> int:
+    readers = [number[n] for n in graph.nodes if n in number and any(base_of(o) is state for o in n.inputs)]
+    return max(readers, default=-1)
+
+
+def _reads_in_place(state: Node, kernel: KernelPlan) -> bool:
+    return all(
+        node.op_equation().reads_identically(k)
+        for node in kernel.nodes
+        for k, read in enumerate(node.op_equation().reads)
+        if base_of(node.inputs[read.operand]) is state
+    )

@@ -1,0 +1,1 @@
+"""Training on top of compiled programs: data, metrics, the loop, checkpoints."""
