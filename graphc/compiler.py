@@ -16,7 +16,7 @@ from graphc.ir.graph import Assignment, Graph, Node
 from graphc.lower.routines import lower
 from graphc.passes.pipeline import run_passes
 from graphc.schedule.plan import make_schedule
-from graphc.verify import check_graph
+from graphc.verify import check_graph, label_ranges
 
 Progress = Callable[[int, int, str], None]
 TARGETS = ("c",)
@@ -55,4 +55,5 @@ def compile_graph(
     routines = lower(schedule, block)
     emitted = emit(schedule, routines, block)
     library = build_library(name, emitted.files, progress=progress)
-    return Program(schedule, routines, emitted, library, parameters or {}, seed, threads)
+    limits = label_ranges(source)
+    return Program(schedule, routines, emitted, library, limits, parameters or {}, seed, threads)

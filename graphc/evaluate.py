@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import sympy
@@ -12,7 +13,7 @@ import sympy
 from graphc.errors import CompilerBug, user_error
 from graphc.ir.equation import Equation, Guard, Read, position_symbol, read_symbol
 from graphc.ir.graph import Graph, Node
-from graphc.ir.index import Index
+from graphc.ir.index import Floor, Index
 from graphc.ir.philox import uniform_numbers
 from graphc.ir.types import DType
 
@@ -98,7 +99,7 @@ class _Grid:
         for atom, coefficient in index.terms:
             if isinstance(atom, str):
                 term = self.positions[atom]
-            elif type(atom).__name__ == "Floor":
+            elif isinstance(atom, Floor):
                 term = self.value(atom.inner) // atom.divisor
             else:
                 term = self.value(atom.inner) % atom.divisor
@@ -152,7 +153,7 @@ def _reduce(equation: Equation, body: Array) -> Array:
         return body
     keep = body.shape[: len(equation.axes)]
     flat = body.reshape((*keep, -1))
-    reducers: dict[str, Callable[..., Array]] = {
+    reducers: dict[str, Callable[..., Any]] = {
         "sum": np.sum, "max": np.max, "min": np.min, "prod": np.prod,
         "argmax": np.argmax, "argmin": np.argmin,
     }  # fmt: skip
@@ -201,10 +202,10 @@ def _einsum(equation: Equation, operands: Sequence[Array], numbers: Sequence[int
         arrays.append(value.reshape([grid.positions[name].size for name in own]))
         terms.append("".join(letters[name] for name in own))
     result = "".join(letters[axis.name] for axis in equation.axes)
-    return np.einsum(f"{','.join(terms)}->{result}", *arrays, optimize=len(arrays) > 1)
+    return np.asarray(np.einsum(f"{','.join(terms)}->{result}", *arrays, optimize=len(arrays) > 1))
 
 
-_RELATIONS: dict[type, Callable[..., Array]] = {
+_RELATIONS: dict[type, Callable[..., Any]] = {
     sympy.Eq: np.equal, sympy.Ne: np.not_equal, sympy.Gt: np.greater,
     sympy.Ge: np.greater_equal, sympy.Lt: np.less, sympy.Le: np.less_equal,
 }  # fmt: skip
@@ -212,7 +213,7 @@ _RELATIONS: dict[type, Callable[..., Array]] = {
 
 def _stable_sigmoid(x: Array) -> Array:
     e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+    return np.asarray(np.where(x >= 0, 1 / (1 + e), e / (1 + e)))
 
 
 _erf = np.frompyfunc(math.erf, 1, 1)
@@ -269,9 +270,9 @@ def _apply(expression: sympy.Basic, arguments: list[Array]) -> Array:
             np.logical_and if isinstance(expression, sympy.And) else np.logical_or, arguments
         )
     if isinstance(expression, sympy.Not):
-        return np.logical_not(arguments[0])
+        return np.asarray(np.logical_not(arguments[0]))
     if type(expression) in _RELATIONS:
-        return _RELATIONS[type(expression)](*arguments)
+        return np.asarray(_RELATIONS[type(expression)](*arguments))
     if type(expression).__name__ in _FUNCTIONS:
         return _FUNCTIONS[type(expression).__name__](*arguments)
     raise CompilerBug(f"the oracle has no rule for {type(expression).__name__}")
@@ -285,12 +286,11 @@ def _fold(function: Callable[..., Array], arguments: list[Array]) -> Array:
 
 
 def _power(expression: sympy.Pow, arguments: list[Array]) -> Array:
-    base, exponent = expression.args
+    exponent = expression.args[1]
     if exponent == sympy.Rational(1, 2):
-        return np.sqrt(arguments[0])
+        return np.asarray(np.sqrt(arguments[0]))
     if exponent.is_Integer:
         whole = int(exponent)
         value = np.asarray(arguments[0]) ** abs(whole)
-        return 1 / value if whole < 0 else value
-    del base
-    return np.power(*arguments)
+        return np.asarray(1 / value if whole < 0 else value)
+    return np.asarray(np.power(*arguments))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sympy
+
 from graphc.errors import user_error
+from graphc.ir.equation import position_symbol, read_symbol
 from graphc.ir.graph import Graph, Node
 
 
@@ -28,3 +31,25 @@ def check_graph(graph: Graph) -> None:
                 f"the new value of '{state.label}' does not fit it",
                 f"it is {state!r}, the value {value!r}", at=state.location,
             )  # fmt: skip
+
+
+def label_ranges(graph: Graph) -> dict[Node, int]:
+    """Integer inputs that are compared with a position: each value must be below the extent."""
+    found: dict[Node, int] = {}
+    for node in graph.nodes:
+        if node.equation is None:
+            continue
+        for test in node.equation.body.atoms(sympy.Eq):
+            for number, read in enumerate(node.equation.reads):
+                source = node.inputs[read.operand]
+                if (
+                    source.kind != "input"
+                    or source.dtype.is_float
+                    or not test.has(read_symbol(number))
+                ):
+                    continue
+                for place, index in enumerate(node.equation.positions):
+                    if test.has(position_symbol(place)):
+                        extent = index.bounds(node.equation.extents)[1] + 1
+                        found[source] = min(extent, found.get(source, extent))
+    return found

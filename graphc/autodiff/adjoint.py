@@ -14,7 +14,7 @@ import sympy
 
 from graphc.autodiff.solve import Solution, guard_holds, solve, substitute_guards
 from graphc.errors import UserError
-from graphc.ir.equation import Equation, Guard, Read, position_symbol, read_symbol
+from graphc.ir.equation import Equation, Guard, Read, Reduction, position_symbol, read_symbol
 from graphc.ir.index import Index, axis_index, constant
 from graphc.ir.scalar_functions import select
 from graphc.ir.types import Axis
@@ -57,7 +57,7 @@ def _helper(equation: Equation) -> Equation | None:
 
 def arg_equation(equation: Equation) -> Equation:
     """Where the maximum (minimum) is: the first in row-major order of the reduced window."""
-    kind = "argmax" if equation.reduction == "max" else "argmin"
+    kind: Reduction = "argmax" if equation.reduction == "max" else "argmin"
     return Equation(
         equation.axes, kind, equation.reduce_axes, equation.operands,
         equation.reads, equation.positions, equation.guards, equation.body,

@@ -20,7 +20,7 @@ class Solution:
     guards: list[Guard] = field(default_factory=list)
 
     def assign(self, name: str, value: Index) -> None:
-        """Loop axis ``name`` equals ``value``; keep it in range by a guard unless that is certain."""
+        """Loop axis ``name`` equals ``value``; a guard keeps it in range unless that is certain."""
         step = {name: value}
         self.values = {n: v.substitute(step) for n, v in self.values.items()}
         self.guards = [_substitute_guard(g, step) for g in self.guards]
@@ -84,11 +84,11 @@ def solve(
 def _solve_dimension(
     index: Index, target: Index, solution: Solution, guards: tuple[Guard, ...]
 ) -> None:
-    left = index.substitute(solution.values)
+    left, target = _exact_quotient(index.substitute(solution.values), target, solution, guards)
     if left.single_name is None:
         left = left.simplify(solution.extents)
     while (atom := _solvable_atom(left, solution)) is not None:
-        left, target = _open_atom(left, atom, target, solution, guards)
+        left, target = _open_atom(left, atom, target, solution)
     free = [n for n in solution.free if left.coefficient(n)]
     if not free:
         solution.require(Guard(target - left, 0, 1))
@@ -106,6 +106,18 @@ def _solve_dimension(
     solution.assign(name, difference // abs(coefficient))
 
 
+def _exact_quotient(
+    left: Index, target: Index, solution: Solution, guards: tuple[Guard, ...]
+) -> tuple[Index, Index]:
+    """Where a guard says that q divides G, floor(G/q) + rest = x means G + q*rest = q*x."""
+    for guard in guards:
+        whole = guard.index.substitute(solution.values)
+        rest = left - whole // guard.divisor
+        if rest.is_affine and not left.is_affine:
+            return whole + rest * guard.divisor, target * guard.divisor
+    return left, target
+
+
 def _solvable_atom(left: Index, solution: Solution) -> Floor | Mod | None:
     """A floor or remainder that stands alone and still holds an unsolved axis."""
     if len(left.terms) != 1 or abs(left.terms[0][1]) != 1:
@@ -117,18 +129,12 @@ def _solvable_atom(left: Index, solution: Solution) -> Floor | Mod | None:
 
 
 def _open_atom(
-    left: Index, atom: Floor | Mod, target: Index, solution: Solution, guards: tuple[Guard, ...]
+    left: Index, atom: Floor | Mod, target: Index, solution: Solution
 ) -> tuple[Index, Index]:
     """floor(L/q) = x means L = q*x + u with 0 <= u < q; L mod q = x means L = x + q*u."""
     sign = left.terms[0][1]
     value = (target - left.const) * sign
     if isinstance(atom, Floor):
-        exact = any(
-            g.divisor == atom.divisor and g.index.substitute(solution.values) == atom.inner
-            for g in guards
-        )
-        if exact:
-            return atom.inner, value * atom.divisor
         offset = axis_index(solution.fresh(atom.divisor))
         return atom.inner, value * atom.divisor + offset
     low, high = atom.inner.bounds(solution.extents)

@@ -1,4 +1,4 @@
-"""What every backend's program shares: feeds checked against inputs, arrays made and initialised."""
+"""What every backend's program shares: feeds checked against inputs, arrays initialised."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sympy
 
+from graphc.dsl.init import he_normal
 from graphc.errors import UserError, user_error
-from graphc.ir.equation import position_symbol, read_symbol
-from graphc.ir.graph import Graph, Node
+from graphc.ir.graph import Node
 
 
 @dataclass(frozen=True)
@@ -45,30 +44,11 @@ def initial_value(node: Node, seed: int) -> np.ndarray:
     """A parameter's or state's first value: from its own stream, whatever else the graph holds."""
     if node.value is not None:
         return np.array(node.value, node.dtype.numpy).reshape(node.shape)
-    if node.init is None:
-        return np.zeros(node.shape, node.dtype.numpy)
     digest = hashlib.sha256(node.label.encode()).digest()
     stream = int.from_bytes(digest[:8], "little")
     generator = np.random.Generator(np.random.Philox(key=(seed % 2**64) | stream << 64))
-    return np.ascontiguousarray(node.init(node.shape, generator), node.dtype.numpy)
-
-
-def label_ranges(graph: Graph) -> dict[Node, int]:
-    """Integer inputs that are compared with a position: each value must be below the extent."""
-    found: dict[Node, int] = {}
-    for node in graph.nodes:
-        if node.equation is None:
-            continue
-        for test in node.equation.body.atoms(sympy.Eq):
-            for number, read in enumerate(node.equation.reads):
-                source = node.inputs[read.operand]
-                if source.kind != "input" or source.dtype.is_float or not test.has(read_symbol(number)):
-                    continue
-                for place, index in enumerate(node.equation.positions):
-                    if test.has(position_symbol(place)):
-                        extent = index.bounds(node.equation.extents)[1] + 1
-                        found[source] = min(extent, found.get(source, extent))
-    return found
+    init = node.init or he_normal()
+    return np.ascontiguousarray(init(node.shape, generator), node.dtype.numpy)
 
 
 def checked_feed(node: Node, feeds: Mapping[str, Any], limit: int | None) -> np.ndarray:

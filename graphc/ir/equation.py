@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Literal
 
 import sympy
@@ -15,13 +15,13 @@ from graphc.ir.types import Axis, Shape, element_count
 Reduction = Literal["none", "sum", "max", "min", "prod", "argmax", "argmin"]
 
 
-@lru_cache(maxsize=None)
+@cache
 def read_symbol(number: int) -> sympy.Symbol:
     """The scalar that stands in a body for the value of read ``number``."""
     return sympy.Symbol(f"r{number}", real=True)
 
 
-@lru_cache(maxsize=None)
+@cache
 def position_symbol(number: int) -> sympy.Symbol:
     """The scalar that stands in a body for the value of position ``number``."""
     return sympy.Symbol(f"p{number}", integer=True)

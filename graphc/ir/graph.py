@@ -14,7 +14,7 @@ from graphc.ir.equation import Equation
 from graphc.ir.types import DType, Shape
 
 Kind = Literal["input", "parameter", "state", "constant", "op"]
-operators: dict[str, Callable[..., "Node"]] = {}  # filled by graphc.ops, used by Node's operators
+operators: dict[str, Callable[..., Node]] = {}  # filled by graphc.ops, used by Node's operators
 Initializer = Callable[[Shape, np.random.Generator], np.ndarray]
 
 

@@ -1,4 +1,4 @@
-"""Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) with NumPy: the oracle of every backend's numbers."""
+"""Philox4x32-10 (Salmon et al. 2011) with NumPy: the oracle of every backend's numbers."""
 
 from __future__ import annotations
 

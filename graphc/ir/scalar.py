@@ -56,7 +56,7 @@ class Inside:
     """Whether all conditions hold."""
 
     conditions: tuple[Condition, ...]
-    dtype: DType = DType.bool
+    dtype: DType = DType.boolean
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Scalar primitives that sympy lacks, or whose printed derivative would be unstable or wrong at a point."""
+"""Scalar primitives that sympy lacks, or whose derivative it would print unstable or wrong."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def positive_part(x: Any) -> Expr:
 
 
 def select(condition: Any, yes: Any, no: Any) -> Expr:
-    """yes where the condition holds, else no."""
+    """Yes where the condition holds, else no."""
     return sympy.Piecewise((yes, condition), (no, True))

@@ -12,7 +12,7 @@ from graphc.ir.graph import Graph, Node
 
 
 def plain_name(label: str) -> str:
-    """A label with nothing in it that could end a comment or a line: letters, digits, . _ and space."""
+    """A label without anything that could end a comment or a line."""
     return re.sub(r"[^A-Za-z0-9._ ()]", "?", label)[:60]
 
 
@@ -58,7 +58,11 @@ def guard_text(guard: Guard) -> str:
         if guard.upper == guard.lower + 1:
             return f"{guard.index} = {guard.lower}"
         return f"{guard.lower} <= {guard.index} < {guard.upper}"
-    return f"{guard.index} >= {guard.lower}" if guard.upper is None else f"{guard.index} < {guard.upper}"
+    return (
+        f"{guard.index} >= {guard.lower}"
+        if guard.upper is None
+        else f"{guard.index} < {guard.upper}"
+    )
 
 
 def scalar_text(expression: sympy.Basic) -> str:
@@ -68,9 +72,7 @@ def scalar_text(expression: sympy.Basic) -> str:
         for pair in reversed(expression.args[:-1]):
             text = f"({scalar_text(pair.expr)} if {scalar_text(pair.cond)} else {text})"
         return text
-    inner = {
-        part: sympy.Symbol(scalar_text(part)) for part in expression.atoms(sympy.Piecewise)
-    }
+    inner = {part: sympy.Symbol(scalar_text(part)) for part in expression.atoms(sympy.Piecewise)}
     return str(expression.xreplace(inner)) if inner else str(expression)
 
 

@@ -18,7 +18,7 @@ class DType(Enum):
     int32 = "int32"
     int64 = "int64"
     uint8 = "uint8"
-    bool = "bool"
+    boolean = "bool"
 
     @property
     def numpy(self) -> np.dtype[np.generic]:

@@ -34,7 +34,9 @@ class Access:
         return Call("select", (test, load, Number(plain, self.dtype)), self.dtype)
 
 
-def access(read: Read, shape: Shape, buffer: str, dtype: DType, extents: Mapping[str, int]) -> Access:
+def access(
+    read: Read, shape: Shape, buffer: str, dtype: DType, extents: Mapping[str, int]
+) -> Access:
     """The access of a read; conditions that the extents imply are left out."""
     conditions = []
     if read.fill is not None:
@@ -58,7 +60,9 @@ def guard_conditions(guard: Guard, extents: Mapping[str, int]) -> list[Condition
     return [Condition(index, lower, upper, divisor)]
 
 
-def equation_conditions(guards: Iterable[Guard], extents: Mapping[str, int]) -> tuple[Condition, ...]:
+def equation_conditions(
+    guards: Iterable[Guard], extents: Mapping[str, int]
+) -> tuple[Condition, ...]:
     """Divisibility first, so that quotients in later conditions are exact."""
     found = [c for guard in guards for c in guard_conditions(guard, extents)]
     return tuple(sorted(found, key=lambda c: c.divisor == 1))
@@ -136,7 +140,11 @@ def _merged_name(outer: Axis, inner: Axis, axes: Sequence[Axis]) -> str:
 
 
 def _mergeable(
-    outer: Axis, inner: Axis, offsets: Sequence[Index], values: Mapping[str, Index], blocked: set[str]
+    outer: Axis,
+    inner: Axis,
+    offsets: Sequence[Index],
+    values: Mapping[str, Index],
+    blocked: set[str],
 ) -> bool:
     old = {name for name, v in values.items() if outer.name in v.names} | {outer.name}
     if old & blocked or inner.name in blocked:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import sympy
-
-from graphc.ir.equation import Equation, read_symbol
+from graphc.ir.equation import read_symbol
 from graphc.ir.index import Index
 from graphc.ir.loops import BlockSizes, Contraction, Declare, Pack, Statement, Store
-from graphc.ir.scalar import Condition, Name, Scalar
+from graphc.ir.scalar import Condition, Name
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import (
     Access,
@@ -19,8 +17,8 @@ from graphc.lower.access import (
     merge_axes,
     substitute_conditions,
 )
-from graphc.lower.freeze import as_type, freeze
-from graphc.lower.nest import NestPlan, Stage, _map_statement
+from graphc.lower.freeze import MutableEnvironment, as_type, freeze
+from graphc.lower.nest import NestPlan, Stage, map_statement
 from graphc.passes.classify import Factor, Factors
 
 _DEPTH_BLOCK = 768  # rows of a packed column panel that stay in the second-level cache
@@ -78,7 +76,7 @@ def _pack(
     conditions = [*guards, *(c for a in accesses for c in a.conditions)]
     lanes = merge_axes(axes, [a.offset for a in accesses], conditions)
     values = depth.values | lanes.values
-    environment: dict[sympy.Basic, Scalar] = {
+    environment: MutableEnvironment = {
         read_symbol(number): read.scalar(values)
         for number, read in enumerate(stage.reads)
         if isinstance(read, Access)
@@ -127,9 +125,7 @@ def _task_size(factors: Factors, block: BlockSizes, dtype: DType) -> tuple[int, 
     return row_block * block.rows, panels
 
 
-def _epilogue(
-    plan: NestPlan, factors: Factors
-) -> tuple[Merged, Merged, tuple[Statement, ...]]:
+def _epilogue(plan: NestPlan, factors: Factors) -> tuple[Merged, Merged, tuple[Statement, ...]]:
     """Followers of the product, one element at a time, with their own merging of M and N."""
     leader, *followers = plan.stages
     offsets = [offset for _, offset, _, _ in plan.stores]
@@ -147,14 +143,9 @@ def _epilogue(
     merged = Merged((), rows.values | columns.values | batch.values)
     dtype = leader.node.dtype
     statements: list[Statement] = [Declare(leader.value, dtype, Name("sum", dtype))]
-    statements += [_map_statement(stage, merged) for stage in followers]
+    statements += [map_statement(stage, merged) for stage in followers]
     statements += [
         Store(buffer, offset.substitute(merged.values), Name(value, kind))
         for buffer, offset, value, kind in plan.stores
     ]
     return rows, columns, tuple(statements)
-
-
-def contraction_flops(equation: Equation) -> int:
-    """Two operations for every point of the iteration space."""
-    return 2 * equation.points

@@ -1,5 +1,6 @@
 """sympy -> typed scalars: the only door out of sympy. Literals take the type of the computation,
-small powers become products, quotients stay quotients."""
+small powers become products, quotients stay quotients.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 import sympy
 
 from graphc.errors import CompilerBug
+from graphc.ir.equation import Equation
+from graphc.ir.graph import Node
 from graphc.ir.scalar import Call, Number, Scalar
 from graphc.ir.types import DType
 
 Environment = Mapping[sympy.Basic, Scalar]
+MutableEnvironment = dict[sympy.Basic, Scalar]
 
 _RELATIONS: dict[type, str] = {
     sympy.Eq: "equal", sympy.Ne: "not_equal", sympy.Gt: "greater", sympy.Ge: "greater_equal",
@@ -38,7 +42,7 @@ def freeze(expression: sympy.Basic, environment: Environment, dtype: DType) -> S
     if known is not None:
         return known
     if isinstance(expression, sympy.logic.boolalg.BooleanAtom):
-        return Number(bool(expression), DType.bool)
+        return Number(bool(expression), DType.boolean)
     if expression.is_Integer:
         return Number(int(expression), DType.int64)
     if expression.is_number and not expression.is_Relational and expression.is_real is not False:
@@ -49,6 +53,17 @@ def freeze(expression: sympy.Basic, environment: Environment, dtype: DType) -> S
     return _function(expression, environment, dtype)
 
 
+def compute_dtype(node: Node, equation: Equation) -> DType:
+    """The floating type that a node is computed in; int64 where nothing is floating."""
+    if node.dtype.is_float:
+        return node.dtype
+    floats = [o.dtype for o in node.inputs if o.dtype.is_float]
+    if floats:
+        return floats[0]
+    has_float = any(n.is_Float for n in equation.body.atoms(sympy.Number))
+    return DType.float64 if has_float else DType.int64
+
+
 def as_type(value: Scalar, dtype: DType) -> Scalar:
     """The value converted; literals change type for free."""
     if value.dtype == dtype:
@@ -57,7 +72,7 @@ def as_type(value: Scalar, dtype: DType) -> Scalar:
         plain: float | bool | int = value.value
         if dtype.is_float:
             plain = float(value.value)
-        elif dtype == DType.bool:
+        elif dtype == DType.boolean:
             plain = bool(value.value)
         return Number(plain, dtype)
     return Call("cast", (value,), dtype)
@@ -146,18 +161,18 @@ def _piecewise(expression: sympy.Piecewise, environment: Environment, dtype: DTy
 
 def _relation(expression: sympy.Basic, environment: Environment, dtype: DType) -> Scalar:
     sides = _common([freeze(a, environment, dtype) for a in expression.args], dtype)
-    return Call(_RELATIONS[type(expression)], tuple(sides), DType.bool)
+    return Call(_RELATIONS[type(expression)], tuple(sides), DType.boolean)
 
 
 def _logic(expression: sympy.Basic, environment: Environment, dtype: DType) -> Scalar:
     name = {sympy.And: "and", sympy.Or: "or", sympy.Not: "not"}[type(expression)]
     ordered = sorted(expression.args, key=sympy.default_sort_key)
-    values = [as_type(freeze(a, environment, dtype), DType.bool) for a in ordered]
+    values = [as_type(freeze(a, environment, dtype), DType.boolean) for a in ordered]
     if name == "not":
-        return Call(name, (values[0],), DType.bool)
+        return Call(name, (values[0],), DType.boolean)
     result = values[0]
     for value in values[1:]:
-        result = Call(name, (result, value), DType.bool)
+        result = Call(name, (result, value), DType.boolean)
     return result
 
 
@@ -179,7 +194,9 @@ def _extremum(name: str, values: Sequence[Scalar]) -> Scalar:
     test = "greater" if name == "Max" else "less"
     result = values[0]
     for value in values[1:]:
-        result = Call("select", (Call(test, (value, result), DType.bool), value, result), value.dtype)
+        result = Call(
+            "select", (Call(test, (value, result), DType.boolean), value, result), value.dtype
+        )
     return result
 
 

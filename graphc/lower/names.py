@@ -6,14 +6,15 @@ import re
 from collections.abc import Iterable
 
 # Words that C, C++ and CUDA reserve, and names that generated code uses itself.
-RESERVED = frozenset(
-    """auto break case char const continue default do double else enum extern float for goto if
-    inline int long register restrict return short signed sizeof static struct switch typedef union
-    unsigned void volatile while bool true false class template this new delete operator private
-    public protected virtual namespace using try catch throw and or not xor main NULL
-    sum column columns row rows lane flat run to from tile tiles task panel panels depth done mine
-    piece stop block first target vector at left workspace threads seconds arrays""".split()
-)
+_WORDS = """
+auto break case char const continue default do double else enum extern float for goto if
+inline int long register restrict return short signed sizeof static struct switch typedef union
+unsigned void volatile while bool true false class template this new delete operator private
+public protected virtual namespace using try catch throw and or not xor main NULL
+sum column columns row rows lane flat run to from tile tiles task panel panels depth done mine
+piece stop block first target vector at left workspace threads seconds arrays
+"""
+RESERVED = frozenset(_WORDS.split())
 
 
 def identifier(text: str) -> str:

@@ -6,13 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import sympy
-
 from graphc.ir.equation import Equation, position_symbol, read_symbol
 from graphc.ir.graph import Node
 from graphc.ir.index import Index, axis_index
 from graphc.ir.loops import Assign, Declare, Loop, Statement, Store, When
-from graphc.ir.scalar import Call, Condition, Inside, Name, Number, Position, Scalar
+from graphc.ir.scalar import Call, Condition, Inside, Name, Number, Position
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import (
     Access,
@@ -22,7 +20,7 @@ from graphc.lower.access import (
     merge_axes,
     substitute_conditions,
 )
-from graphc.lower.freeze import as_type, freeze
+from graphc.lower.freeze import MutableEnvironment, as_type, compute_dtype, freeze
 from graphc.passes.classify import flat_offset
 
 PARALLEL_POINTS = 1 << 14  # below this a parallel region costs more than it saves
@@ -68,17 +66,6 @@ def make_stage(
     return Stage(node, equation, reads, conditions, value, positions)
 
 
-def compute_dtype(node: Node, equation: Equation) -> DType:
-    """The floating type that a node is computed in; int64 where nothing is floating."""
-    if node.dtype.is_float:
-        return node.dtype
-    floats = [o.dtype for o in node.inputs if o.dtype.is_float]
-    if floats:
-        return floats[0]
-    has_float = any(n.is_Float for n in equation.body.atoms(sympy.Number))
-    return DType.float64 if has_float else DType.int64
-
-
 def build_nest(plan: NestPlan) -> tuple[Statement, ...]:
     """The statements of the nest."""
     merged = _merge_outputs(plan)
@@ -88,7 +75,10 @@ def build_nest(plan: NestPlan) -> tuple[Statement, ...]:
     for buffer, offset, value, dtype in plan.stores:
         body.append(Store(buffer, offset.substitute(merged.values), Name(value, dtype)))
     points = max(stage.equation.points for stage in plan.stages)
-    window = max(stage.equation.points // max(1, element_count(stage.equation.shape)) for stage in plan.stages)
+    window = max(
+        stage.equation.points // max(1, element_count(stage.equation.shape))
+        for stage in plan.stages
+    )
     return _wrap(merged.axes, tuple(body), points, window)
 
 
@@ -119,13 +109,14 @@ def _wrap(
         tasks *= axes[collapse].extent
         collapse += 1
     for depth in reversed(range(len(axes))):
-        body = (
-            Loop(
-                axes[depth], body, parallel=parallel and depth == 0,
-                collapse=collapse if depth == 0 else 1,
-                simd=simd and depth == len(axes) - 1 and (depth == 0 or not parallel or depth >= collapse),
-            ),
+        outermost, innermost = depth == 0, depth == len(axes) - 1
+        inside_collapse = parallel and 0 < depth < collapse
+        loop = Loop(
+            axes[depth], body, parallel=parallel and outermost,
+            collapse=collapse if outermost else 1,
+            simd=simd and innermost and not inside_collapse,
         )  # fmt: skip
+        body = (loop,)
     return body
 
 
@@ -151,8 +142,8 @@ def _same_window(a: Stage, b: Stage) -> bool:
     )
 
 
-def _environment(stage: Stage, merged: Merged) -> dict[sympy.Basic, Scalar]:
-    found: dict[sympy.Basic, Scalar] = {}
+def _environment(stage: Stage, merged: Merged) -> MutableEnvironment:
+    found: MutableEnvironment = {}
     for number, read in enumerate(stage.reads):
         if isinstance(read, Access):
             found[read_symbol(number)] = read.scalar(merged.values)
@@ -166,17 +157,20 @@ def _environment(stage: Stage, merged: Merged) -> dict[sympy.Basic, Scalar]:
 
 def _stage_statements(block: Sequence[Stage], merged: Merged) -> list[Statement]:
     if block[0].equation.is_map:
-        return [_map_statement(block[0], merged)]
+        return [map_statement(block[0], merged)]
     return _reduction_statements(block, merged)
 
 
-def _map_statement(stage: Stage, merged: Merged) -> Statement:
+def map_statement(stage: Stage, merged: Merged) -> Statement:
+    """The declaration of a map's value; 0 where its guards fail."""
     dtype = compute_dtype(stage.node, stage.equation)
     value = freeze(stage.equation.body, _environment(stage, merged), dtype)
     if stage.conditions:
         test = Inside(substitute_conditions(stage.conditions, merged.values))
         value = as_type(value, dtype) if value.dtype.is_float else value
-        value = Call("select", (test, value, as_type(Number(0, DType.int64), value.dtype)), value.dtype)
+        value = Call(
+            "select", (test, value, as_type(Number(0, DType.int64), value.dtype)), value.dtype
+        )
     return Declare(stage.value, stage.node.dtype, as_type(value, stage.node.dtype))
 
 
@@ -206,7 +200,9 @@ def _reduction_statements(block: Sequence[Stage], merged: Merged) -> list[Statem
     simd = all(s.equation.reduction == "sum" for s in block) and not first.conditions
     for depth in reversed(range(len(inner.axes))):
         vector = simd and depth == len(inner.axes) - 1
-        guarded = (Loop(inner.axes[depth], guarded, simd=vector, sums=sums if vector else (), unroll=True),)
+        guarded = (
+            Loop(inner.axes[depth], guarded, simd=vector, sums=sums if vector else (), unroll=True),
+        )
     return [*before, *guarded, *after]
 
 
@@ -239,21 +235,21 @@ def _start(stage: Stage, total: Name) -> list[Statement]:
     return found
 
 
-def _accumulate(
-    stage: Stage, total: Name, item: Name, axes: tuple[Axis, ...]
-) -> list[Statement]:
+def _accumulate(stage: Stage, total: Name, item: Name, axes: tuple[Axis, ...]) -> list[Statement]:
     kind = stage.equation.reduction
     if kind in ("sum", "prod"):
         name = "add" if kind == "sum" else "multiply"
         return [Assign(total.name, Call(name, (total, as_type(item, total.dtype)), total.dtype))]
     beats = "greater" if kind.endswith("max") else "less"
-    wins = Call(beats, (item, total), DType.bool)
+    wins = Call(beats, (item, total), DType.boolean)
     if item.dtype.is_float:
-        wins = Call("or", (wins, Call("not_equal", (item, item), DType.bool)), DType.bool)
+        wins = Call("or", (wins, Call("not_equal", (item, item), DType.boolean)), DType.boolean)
     found: list[Statement] = []
     if kind.startswith("arg"):
         place = Name(f"{stage.value}_place", DType.int64)
-        here = Position(flat_offset(tuple(axis_index(a.name) for a in axes), tuple(a.extent for a in axes)))
+        here = Position(
+            flat_offset(tuple(axis_index(a.name) for a in axes), tuple(a.extent for a in axes))
+        )
         found.append(Assign(place.name, Call("select", (wins, here, place), DType.int64)))
     found.append(Assign(total.name, Call("select", (wins, item, total), total.dtype)))
     return found

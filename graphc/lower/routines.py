@@ -81,7 +81,9 @@ def _parameters(
     written = {schedule.places[node] for node in plan.stored}
     names: dict[Node, str] = {}
     order: list[tuple[int, str]] = []
-    touched = [o for node in plan.nodes for o in node.inputs if o not in plan.nodes or o in plan.stored]
+    touched = [
+        o for node in plan.nodes for o in node.inputs if o not in plan.nodes or o in plan.stored
+    ]
     for node in dict.fromkeys([*touched, *plan.stored]):
         place = schedule.places[node]
         if place not in by_buffer:
@@ -95,7 +97,9 @@ def _parameters(
 
 def buffer_order(plan: KernelPlan, schedule: Schedule) -> tuple[int, ...]:
     """Buffer numbers in the order of the routine's parameters."""
-    touched = [o for node in plan.nodes for o in node.inputs if o not in plan.nodes or o in plan.stored]
+    touched = [
+        o for node in plan.nodes for o in node.inputs if o not in plan.nodes or o in plan.stored
+    ]
     places = [schedule.places[n] for n in (*touched, *plan.stored)]
     return tuple(dict.fromkeys(places))
 
@@ -146,7 +150,10 @@ def _bytes(plan: KernelPlan, schedule: Schedule) -> int:
     for place in buffer_order(plan, schedule):
         buffer = schedule.buffers[place]
         read = any(
-            schedule.places.get(o) == place for n in plan.nodes for o in n.inputs if o not in plan.nodes
+            schedule.places.get(o) == place
+            for n in plan.nodes
+            for o in n.inputs
+            if o not in plan.nodes
         )
         times = int(read) + int(place in written)
         total += times * element_count(buffer.shape) * buffer.dtype.size

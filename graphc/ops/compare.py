@@ -16,50 +16,50 @@ from graphc.ops.elementwise import Operand, elementwise
 
 def less(a: Operand, b: Operand) -> Node:
     """``a < b``, broadcast; bool."""
-    return elementwise("less", sympy.Lt, a, b, dtype=DType.bool)
+    return elementwise("less", sympy.Lt, a, b, dtype=DType.boolean)
 
 
 def less_equal(a: Operand, b: Operand) -> Node:
     """``a <= b``, broadcast; bool."""
-    return elementwise("less_equal", sympy.Le, a, b, dtype=DType.bool)
+    return elementwise("less_equal", sympy.Le, a, b, dtype=DType.boolean)
 
 
 def greater(a: Operand, b: Operand) -> Node:
     """``a > b``, broadcast; bool."""
-    return elementwise("greater", sympy.Gt, a, b, dtype=DType.bool)
+    return elementwise("greater", sympy.Gt, a, b, dtype=DType.boolean)
 
 
 def greater_equal(a: Operand, b: Operand) -> Node:
     """``a >= b``, broadcast; bool."""
-    return elementwise("greater_equal", sympy.Ge, a, b, dtype=DType.bool)
+    return elementwise("greater_equal", sympy.Ge, a, b, dtype=DType.boolean)
 
 
 def equal(a: Operand, b: Operand) -> Node:
     """``a = b``, broadcast; bool. Python's ``==`` asks whether two values are the same node."""
-    return elementwise("equal", sympy.Eq, a, b, dtype=DType.bool)
+    return elementwise("equal", sympy.Eq, a, b, dtype=DType.boolean)
 
 
 def not_equal(a: Operand, b: Operand) -> Node:
     """``a != b``, broadcast; bool."""
-    return elementwise("not_equal", sympy.Ne, a, b, dtype=DType.bool)
+    return elementwise("not_equal", sympy.Ne, a, b, dtype=DType.boolean)
 
 
 def logical_and(a: Node, b: Node) -> Node:
     """Whether both hold, broadcast; bool values only."""
     _must_be_bool("logical_and", a, b)
-    return elementwise("logical_and", _and, a, b, dtype=DType.bool)
+    return elementwise("logical_and", _and, a, b, dtype=DType.boolean)
 
 
 def logical_or(a: Node, b: Node) -> Node:
     """Whether at least one holds, broadcast; bool values only."""
     _must_be_bool("logical_or", a, b)
-    return elementwise("logical_or", _or, a, b, dtype=DType.bool)
+    return elementwise("logical_or", _or, a, b, dtype=DType.boolean)
 
 
 def logical_not(a: Node) -> Node:
     """Whether it does not hold; bool values only."""
     _must_be_bool("logical_not", a)
-    return elementwise("logical_not", _not, a, dtype=DType.bool)
+    return elementwise("logical_not", _not, a, dtype=DType.boolean)
 
 
 def where(condition: Node, a: Operand, b: Operand) -> Node:
@@ -75,13 +75,13 @@ def where(condition: Node, a: Operand, b: Operand) -> Node:
     dtype = None
     if not values:
         dtype = DType.float32 if isinstance(a, float) or isinstance(b, float) else DType.int64
-    elif all(value.dtype is DType.bool for value in values):
-        dtype = DType.bool
+    elif all(value.dtype is DType.boolean for value in values):
+        dtype = DType.boolean
     return elementwise("where", _where, condition, a, b, dtype=dtype)
 
 
 def _must_be_bool(name: str, *nodes: Node) -> None:
-    if all(isinstance(node, Node) and node.dtype is DType.bool for node in nodes):
+    if all(isinstance(node, Node) and node.dtype is DType.boolean for node in nodes):
         return
     known = [node for node in nodes if isinstance(node, Node)]
     raise user_error(

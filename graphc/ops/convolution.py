@@ -65,10 +65,11 @@ def grouped_convolution(
 def transposed_convolution(
     x: Operand, w: Operand, *, stride: Shape, padding: Border, dilation: Shape, extents: Shape
 ) -> Definition:
-    """out[n,k,a] = sum over c, r of x[n, c, i] * w[c,k,r] where stride*i + dilation*r - padding = a."""
+    """out[n,k,a] = sum over c, r of x[n, c, (a + padding - dilation*r) / stride] * w[c,k,r]."""
     n, k, c = axes("n k c")
-    a, r, sources = _sources(w.shape[2:], stride, padding, dilation, extents)
-    x = x.padded((*_CHANNELS, *_reach(x.shape[2:], w.shape[2:], stride, padding, dilation, extents)))
+    reach = _reach(x.shape[2:], w.shape[2:], stride, padding, dilation, extents)
+    a, r, sources = _sources(reach, stride, padding, dilation, extents)
+    x = x.padded((*_CHANNELS, *reach))
     return define[n, k, *a](sum_over[c, *r](x[n, c, *sources] * w[c, k, *r]))
 
 
@@ -78,22 +79,22 @@ def grouped_transposed_convolution(
 ) -> Definition:
     """The same in every group g: x is (N, G, C/G, ...), w is (G, C/G, K/G, ...)."""
     n, g, k, c = axes("n g k c")
-    a, r, sources = _sources(w.shape[3:], stride, padding, dilation, extents)
     reach = _reach(x.shape[3:], w.shape[3:], stride, padding, dilation, extents)
+    a, r, sources = _sources(reach, stride, padding, dilation, extents)
     x = x.padded(((0, 0), *_CHANNELS, *reach))
     return define[n, g, k, *a](sum_over[c, *r](x[n, g, c, *sources] * w[g, c, k, *r]))
 
 
 def _sources(
-    window: Shape, stride: Shape, padding: Border, dilation: Shape, extents: Shape
+    reach: Border, stride: Shape, padding: Border, dilation: Shape, extents: Shape
 ) -> tuple[tuple[Index, ...], tuple[Index, ...], tuple[Index, ...]]:
-    """Axes of the output and the window, and the input place i that tap r carries to output a."""
-    names = places(len(window))
+    """Axes of the output and the window, and the input's place that tap r carries to output a."""
+    names = places(len(stride))
     a = tuple(axis(str(name), extent) for name, extent in zip(names, extents, strict=True))
     r = slide(stride, dilation)[1]
     sources = tuple(
-        where_divisible(a[d] + padding[d][0] - r[d] * dilation[d], stride[d])
-        for d in range(len(window))
+        where_divisible(a[d] + padding[d][0] - r[d] * dilation[d], stride[d]) + reach[d][0]
+        for d in range(len(stride))
     )
     return a, r, sources
 

@@ -186,19 +186,23 @@ class Op:
         """The equation for operands of the given shapes."""
         return self._cached(shapes, tuple(sorted(attributes.items())))
 
-    def __call__(self, *inputs: Node, **attributes: Any) -> Node:
-        """Apply the op; attributes must be hashable (tuples, not lists)."""
+    def __call__(self, *inputs: Node, label: str | None = None, **attributes: Any) -> Node:
+        """Apply the op; attributes must be hashable (tuples, not lists).
+
+        ``label`` is what people read instead of the function's name.
+        """
+        name = label or self.__name__
         for value in inputs:
             if not isinstance(value, Node):
-                raise user_error(f"{self.__name__}: expected graph values, got {value!r}")
-        dtype = self.dtype or result_dtype(self.__name__, inputs)
+                raise user_error(f"{name}: expected graph values, got {value!r}")
+        dtype = self.dtype or result_dtype(name, inputs)
         try:
             equation = self.equation(*(value.shape for value in inputs), **attributes)
         except UserError as error:
-            raise user_error(f"{self.__name__}: {error}", *describe(inputs)) from None
+            raise user_error(f"{name}: {error}", *describe(inputs)) from None
         return op_node(
             equation, tuple(inputs), dtype,
-            label=self.__name__, layer=current_layer(), location=user_location(),
+            label=name, layer=current_layer(), location=user_location(),
         )  # fmt: skip
 
     def _trace(
@@ -280,9 +284,11 @@ def result_dtype(name: str, inputs: Sequence[Node]) -> DType:
 
 def describe(inputs: Sequence[Node]) -> list[str]:
     """One line an operand: letter, type, shape, where it comes from."""
+    types = [f"{node.dtype.value}{list(node.shape)}" for node in inputs]
+    width = max(map(len, types), default=0)
     return [
-        f"{'abcdefgh'[i % 8]}: {node.dtype.value}{list(node.shape)}   from `{node.label}` ({node.location})"
-        for i, node in enumerate(inputs)
+        f"{'abcdefgh'[i % 8]}: {kind:{width}}   from `{node.label}` ({node.location})"
+        for i, (kind, node) in enumerate(zip(types, inputs, strict=True))
     ]
 
 
@@ -295,7 +301,7 @@ def current_layer() -> str:
 
 
 class layer_scope:
-    """``with layer_scope("conv1_1"):`` names the layer that nodes belong to; scopes nest by dots."""
+    """``with layer_scope("conv1_1"):`` names the layer of what is made inside; scopes nest."""
 
     def __init__(self, name: str) -> None:
         self.name = name

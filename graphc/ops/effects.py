@@ -18,7 +18,9 @@ def assign(state: Node, value: Node, when: Node) -> None:
         UserError: shapes or types of state and value differ, or ``state`` is no state.
     """
     if state.kind not in ("state", "parameter"):
-        raise user_error(f"assign: {state!r} is neither a state nor a parameter", *describe([state]))
+        raise user_error(
+            f"assign: {state!r} is neither a state nor a parameter", *describe([state])
+        )
     if (state.shape, state.dtype) != (value.shape, value.dtype):
         raise user_error(
             "assign: the value does not fit the state",

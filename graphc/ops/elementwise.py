@@ -115,14 +115,14 @@ def _result_dtype(name: str, operands: Sequence[Node | float]) -> DType:
     nodes = [value for value in operands if isinstance(value, Node)]
     kinds = {node.dtype for node in nodes}
     floats = {kind for kind in kinds if kind.is_float}
-    candidates = floats or {kind for kind in kinds if kind is not DType.bool} or kinds
+    candidates = floats or {kind for kind in kinds if kind is not DType.boolean} or kinds
     if len(candidates) > 1:
         raise user_error(
             f"{name}: operands of different element types", *describe(nodes),
             "cast one of them: gx.cast(value, 'float32')",
         )  # fmt: skip
     kind = candidates.pop()
-    if kind is DType.bool:
+    if kind is DType.boolean:
         raise user_error(
             f"{name}: there is no arithmetic of bool values", *describe(nodes),
             "cast them: gx.cast(value, 'float32'), or use gx.logical_and and its like",
@@ -255,7 +255,7 @@ def cast(x: Node, dtype: str | DType) -> Node:
     kind = legal_dtype("cast", dtype)
     if x.dtype is kind:
         return x
-    return elementwise("cast", _nonzero if kind is DType.bool else _same, x, dtype=kind)
+    return elementwise("cast", _nonzero if kind is DType.boolean else _same, x, dtype=kind)
 
 
 def stop_gradient(x: Node) -> Node:

@@ -17,7 +17,7 @@ def infer_axes(
     out: tuple[str, ...], over: tuple[str, ...], given: Mapping[str, int],
     shapes: Sequence[Shape], reads: Sequence[Read], paddings: Paddings,
 ) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:  # fmt: skip
-    """Axes with extents for the output and the reduction, or a UserError that names the conflict."""
+    """Axes with extents of the output and the reduction, or a UserError naming the conflict."""
     names = (*out, *over)
     if len(set(names)) != len(names):
         raise UserError(f"an axis is used twice in {names}")
@@ -44,7 +44,8 @@ def _constraints(
         for d, (index, (before, after)) in enumerate(zip(read.index, padding, strict=True)):
             extent = shapes[read.operand][d]
             high = extent - 1 + after
-            text = f"dimension {d} of {letter} ({extent}{f' + {before} + {after}' * bool(before or after)})"
+            border = f" + {before} + {after}" if before or after else ""
+            text = f"dimension {d} of {letter} ({extent}{border})"
             found.append((index, -before, high, text))
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from graphc.errors import UserError, user_error
 from graphc.ir.graph import Node, operators
 from graphc.ir.types import Shape
-from graphc.ops.broadcasting import broadcast_index, broadcast_shape, sized_axes
+from graphc.ops.broadcasting import axis_names, broadcast_index, broadcast_shape
 from graphc.ops.define import (
     Definition,
     Operand,
@@ -21,8 +21,6 @@ from graphc.ops.define import (
 )
 from graphc.ops.elementwise import add
 
-_MAXIMUM_RANK = 8
-
 
 @op
 def matrix_product(a: Operand, b: Operand) -> Definition:
@@ -30,9 +28,9 @@ def matrix_product(a: Operand, b: Operand) -> Definition:
 
     A vector a has no i, a vector b has no j.
     """
-    batch = sized_axes(broadcast_shape(a.shape[:-2], b.shape[:-2]))
-    names = [f"b{name}" for name in batch]
-    leading = tuple(axis(name, given.extent) for name, given in zip(names, batch, strict=True))
+    batch = broadcast_shape(a.shape[:-2], b.shape[:-2])
+    names = [f"b{name}" for name in axis_names(len(batch))]
+    leading = tuple(axis(name, extent) for name, extent in zip(names, batch, strict=True))
     i, j, k = axes("i j k")
     rows, columns = (i,) * (len(a.shape) > 1), (j,) * (len(b.shape) > 1)
     left = a[(*broadcast_index(a.shape[:-2], names), *rows, k)]
@@ -43,9 +41,7 @@ def matrix_product(a: Operand, b: Operand) -> Definition:
 @op
 def dense_product(x: Operand, w: Operand) -> Definition:
     """out[.., o] = sum over k of x[.., k] * w[o, k]."""
-    leading = sized_axes(x.shape[:-1])
-    o, c = axes("o c") if len(leading) < _MAXIMUM_RANK else axes("o_ c_")
-    o, c = axes("out_feature in_feature") if {"o", "c"} & set(map(str, leading)) else (o, c)
+    *leading, o, c = axes(" ".join(axis_names(len(x.shape) + 1)))
     return define[(*leading, o)](sum_over[c](x[(*leading, c)] * w[o, c]))
 
 
@@ -84,7 +80,7 @@ def matmul(a: Node, b: Node) -> Node:
             "matmul: the inner dimensions differ", *describe([a, b]),
             f"a's last and b's {which} dimension must be equal, here {a.shape[-1]} and {rows}.",
         )  # fmt: skip
-    return matrix_product(a, b)
+    return matrix_product(a, b, label="matmul")
 
 
 def dense(x: Node, w: Node, b: Node | None = None) -> Node:
@@ -107,7 +103,7 @@ def dense(x: Node, w: Node, b: Node | None = None) -> Node:
             "dense: the input features differ", *describe(given),
             "a must be (.., K) and b (O, K): one row of weights for each output.",
         )  # fmt: skip
-    product = dense_product(x, w)
+    product = dense_product(x, w, label="dense")
     if b is None:
         return product
     if b.shape != (w.shape[0],):
@@ -136,7 +132,7 @@ def einsum(subscripts: str, *operands: Node) -> Node:
         _check_subscripts(terms, result, shapes)
     except UserError as error:
         raise user_error(f"einsum '{subscripts}': {error}", *describe(operands)) from None
-    return einstein_sum(*operands, terms=terms, result=result)
+    return einstein_sum(*operands, terms=terms, result=result, label="einsum")
 
 
 def _subscripts(text: str) -> tuple[tuple[str, ...], str]:

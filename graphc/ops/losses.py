@@ -10,6 +10,7 @@ from graphc.errors import user_error
 from graphc.ir.graph import Node
 from graphc.ir.scalar_functions import select, softplus
 from graphc.ir.types import DType
+from graphc.ops.broadcasting import axis_names
 from graphc.ops.define import (
     Definition,
     Operand,
@@ -23,7 +24,6 @@ from graphc.ops.define import (
     sum_over,
 )
 from graphc.ops.elementwise import (
-    axis_names,
     divide,
     elementwise,
     exp,
@@ -33,12 +33,14 @@ from graphc.ops.elementwise import (
 )
 from graphc.ops.leaves import legal_dtype
 from graphc.ops.reductions import logsumexp, max, mean, sum
+from graphc.ops.windows import places
 
 
 @op
 def picked(z: Operand, y: Operand) -> Definition:
     """out[n,i] = sum over k of [k = y[n,i]] * z[n,k,i], exact where other z are infinite."""
-    n, k, *i = axes("n k " + " ".join(axis_names(len(y.shape) - 1)))
+    n, k = axes("n k")
+    i = places(len(y.shape) - 1)
     chosen = sympy.Eq(position(k), y[n, *i])
     return define[n, *i](sum_over[k](select(chosen, z[n, k, *i], sympy.Integer(0))))
 
@@ -50,7 +52,9 @@ def _one_hot(y: Operand, *, classes: int) -> Definition:
     return define[*n, k](indicator(sympy.Eq(position(k), y[n])))
 
 
-_ONE_HOT: dict[DType, Any] = {d: op(_one_hot, dtype=d.value) for d in DType if d is not DType.bool}
+_ONE_HOT: dict[DType, Any] = {
+    d: op(_one_hot, dtype=d.value) for d in DType if d is not DType.boolean
+}
 
 
 def softmax(x: Node, axis: int = -1) -> Node:
@@ -61,7 +65,7 @@ def softmax(x: Node, axis: int = -1) -> Node:
 
 
 def log_softmax(x: Node, axis: int = -1) -> Node:
-    """x - log of the sum of exp(x) along an axis."""
+    """The logarithm of softmax: x - log of the sum of exp(x) along an axis."""
     floating("log_softmax", x)
     return subtract(x, logsumexp(x, axis, keepdims=True))
 
@@ -99,12 +103,11 @@ def cross_entropy(logits: Node, labels: Node) -> Node:
     """
     floating("cross_entropy", logits)
     _check_integers("cross_entropy", labels)
-    if len(logits.shape) < 2 or labels.shape != (logits.shape[0], *logits.shape[2:]):
+    if not 2 <= len(logits.shape) <= 5 or labels.shape != (logits.shape[0], *logits.shape[2:]):
         raise user_error(
             "cross_entropy: the labels do not belong to the logits",
             *describe((logits, labels)),
-            f"logits (N, K, ...) need labels (N, ...), "
-            f"here {[logits.shape[0], *logits.shape[2:]] if logits.shape else []}",
+            "logits (N, K, ...) of two to five dimensions need labels (N, ...)",
         )
     return mean(subtract(logsumexp(logits, 1), picked(logits, labels)))
 
@@ -135,7 +138,7 @@ def _binary_cross_entropy(z: Any, y: Any) -> Any:
 
 
 def _check_integers(what: str, labels: Node) -> None:
-    if not isinstance(labels, Node) or labels.dtype.is_float or labels.dtype is DType.bool:
+    if not isinstance(labels, Node) or labels.dtype.is_float or labels.dtype is DType.boolean:
         raise user_error(
             f"{what}: labels must be integers, here {labels!r}",
             "declare them so: gx.input('labels', (batch,), 'int64')",

@@ -73,7 +73,7 @@ def power_pool(
 
 @op
 def root(x: Operand, *, p: sympy.Expr) -> Definition:
-    """out = x ** (1/p) for x >= 0, with the written rule that its slope at 0 is 0."""
+    """The p-th root of x >= 0, with the written rule that its slope at 0 is 0."""
     n, c = axes("n c")
     i = places(len(x.shape) - 2)
     value = x[n, c, *i]

@@ -43,15 +43,13 @@ def first_extreme(x: Operand, *, kind: Reduction, over: Shape, keep: bool) -> De
 
 def _reduce(x: Operand, kind: Reduction, over: Shape, scale: int, keep: bool) -> Definition:
     names = axes(" ".join(axis_names(len(x.shape))))
-    kept = [
-        axis(str(name), 1) if d in over else name
+    kept = [  # a kept dimension of extent 1 needs an axis of its own
+        axis(f"{name}1", 1) if d in over else name
         for d, name in enumerate(names)
         if keep or d not in over
     ]
-    # A kept dimension of extent 1 takes the axis name, the sum runs over a name of its own.
-    inner = tuple(axes(f"{name}r")[0] if d in over else name for d, name in enumerate(names))
-    body = x[inner] * sympy.Rational(1, scale)
-    return define[tuple(kept)](Reduced(kind, tuple(inner[d] for d in over), body))
+    body = x[names] * sympy.Rational(1, scale)
+    return define[tuple(kept)](Reduced(kind, tuple(names[d] for d in over), body))
 
 
 def sum(x: Node, axis: Dimensions = None, keepdims: bool = False) -> Node:
@@ -65,7 +63,7 @@ def sum(x: Node, axis: Dimensions = None, keepdims: bool = False) -> Node:
     Raises:
         UserError: x has no such dimension, or one is named twice.
     """
-    counted = cast(x, DType.int64) if x.dtype is DType.bool else x
+    counted = cast(x, DType.int64) if x.dtype is DType.boolean else x
     return _apply("sum", "sum", counted, axis, keepdims)
 
 
@@ -97,13 +95,13 @@ def min(x: Node, axis: Dimensions = None, keepdims: bool = False) -> Node:
 def argmax(x: Node, axis: Dimensions = None, keepdims: bool = False) -> Node:
     """Where the first greatest element is: its row-major number over ``axis``; int64."""
     over = reduced_dimensions("argmax", x, axis)
-    return first_extreme(x, kind="argmax", over=over, keep=keepdims)
+    return first_extreme(x, kind="argmax", over=over, keep=keepdims, label="argmax")
 
 
 def argmin(x: Node, axis: Dimensions = None, keepdims: bool = False) -> Node:
     """Where the first least element is: its row-major number over ``axis``; int64."""
     over = reduced_dimensions("argmin", x, axis)
-    return first_extreme(x, kind="argmin", over=over, keep=keepdims)
+    return first_extreme(x, kind="argmin", over=over, keep=keepdims, label="argmin")
 
 
 def logsumexp(x: Node, axis: Dimensions = None, keepdims: bool = False) -> Node:
@@ -112,12 +110,11 @@ def logsumexp(x: Node, axis: Dimensions = None, keepdims: bool = False) -> Node:
     shift = stop_gradient(max(x, axis, keepdims=True))
     total = log(sum(exp(x - shift), axis, keepdims=True)) + shift
     over = reduced_dimensions("logsumexp", x, axis)
-    return total if keepdims else reshape(total, _without(x.shape, over))
+    kept = tuple(extent for d, extent in enumerate(x.shape) if d not in over)
+    return total if keepdims else reshape(total, kept)
 
 
-def variance(
-    x: Node, axis: Dimensions = None, keepdims: bool = False, correction: int = 0
-) -> Node:
+def variance(x: Node, axis: Dimensions = None, keepdims: bool = False, correction: int = 0) -> Node:
     """mean((x - mean(x))^2) over dimensions; ``correction`` 1 divides by one less (Bessel).
 
     Raises:
@@ -138,13 +135,15 @@ def variance(
 def _apply(
     name: str, kind: Reduction, x: Node, axis: Dimensions, keepdims: bool, scale: int = 1
 ) -> Node:
-    if x.dtype is DType.bool:
+    if x.dtype is DType.boolean:
         raise user_error(
             f"{name}: the values are bool", *describe([x]),
             "cast them first: gx.cast(value, 'float32')",
         )  # fmt: skip
     over = reduced_dimensions(name, x, axis)
-    return reduction(x, kind=kind, over=over, scale=scale, keep=keepdims)
+    if not over and scale == 1:
+        return x
+    return reduction(x, kind=kind, over=over, scale=scale, keep=keepdims, label=name)
 
 
 def reduced_dimensions(name: str, x: Node, axis: Any) -> Shape:
@@ -156,7 +155,3 @@ def reduced_dimensions(name: str, x: Node, axis: Any) -> Shape:
     if len(set(over)) != len(over):
         raise user_error(f"{name}: dimension named twice in {list(given)}", *describe([x]))
     return over
-
-
-def _without(shape: Shape, over: Shape) -> Shape:
-    return tuple(extent for d, extent in enumerate(shape) if d not in over)

@@ -11,6 +11,7 @@ import sympy
 from graphc.errors import user_error
 from graphc.ir.graph import Node
 from graphc.ir.types import Shape
+from graphc.ops.broadcasting import axis_names
 from graphc.ops.define import (
     Definition,
     Operand,
@@ -23,7 +24,7 @@ from graphc.ops.define import (
     position,
     where_divisible,
 )
-from graphc.ops.elementwise import axis_names, floating
+from graphc.ops.elementwise import floating
 from graphc.ops.shape import concat
 from graphc.ops.windows import Border, Sizes, per_dimension, places
 

@@ -104,7 +104,7 @@ def reshape(x: Node, shape: Sequence[int] | int) -> Node:
             "the products of both shapes must be equal; at most one extent may be -1",
         )  # fmt: skip
     wanted = legal_shape("reshape", given)
-    return x if wanted == x.shape else reshaping(x, shape=wanted)
+    return x if wanted == x.shape else reshaping(x, shape=wanted, label="reshape")
 
 
 def flatten(x: Node, start: int = 1) -> Node:
@@ -128,7 +128,7 @@ def transpose(x: Node, axes: Sequence[int] | None = None) -> Node:
             f"transpose: axes {list(order)} must name each of the {rank} dimensions once",
             *describe([x]),
         )
-    return x if order == tuple(range(rank)) else permutation(x, order=order)
+    return x if order == tuple(range(rank)) else permutation(x, order=order, label="transpose")
 
 
 def getitem(x: Node, key: Any) -> Node:
@@ -145,7 +145,7 @@ def getitem(x: Node, key: Any) -> Node:
     except UserError as error:
         raise user_error(f"slice: {error}", *describe([x])) from None
     trivial = all(step == (0, 1, n) for step, n in zip(steps, x.shape, strict=True))
-    sliced = x if trivial else slicing(x, steps=steps)
+    sliced = x if trivial else slicing(x, steps=steps, label="slice")
     kept = iter([extent for _, _, extent in steps if extent])
     # A None adds a dimension, an integer removed one: what is left are the slices.
     shape = tuple(1 if k is None else next(kept) for k in full if k is None or type(k) is slice)
@@ -199,7 +199,7 @@ def concat(nodes: Sequence[Node], axis: int = 0) -> Node:
         raise user_error(
             f"concat: the shapes must be equal but for dimension {at}", *describe(parts)
         )
-    return parts[0] if len(parts) == 1 else concatenation(*parts, axis=at)
+    return parts[0] if len(parts) == 1 else concatenation(*parts, axis=at, label="concat")
 
 
 def stack(nodes: Sequence[Node], axis: int = 0) -> Node:
@@ -257,7 +257,7 @@ def broadcast_to(x: Node, shape: Sequence[int] | int) -> Node:
             f"broadcast_to: the value does not fit the shape {list(wanted)}", *describe([x]),
             "extents, from the last to the first, must be equal or 1",
         )  # fmt: skip
-    return x if wanted == x.shape else broadcasting(x, shape=wanted)
+    return x if wanted == x.shape else broadcasting(x, shape=wanted, label="broadcast")
 
 
 def expand_dims(x: Node, axis: int) -> Node:
@@ -286,7 +286,8 @@ def squeeze(x: Node, axis: int | Sequence[int] | None = None) -> Node:
 def flip(x: Node, axis: int | Sequence[int]) -> Node:
     """The elements in reverse order along one or more dimensions."""
     axes = (axis,) if isinstance(axis, int) else tuple(axis)
-    return reversal(x, dimensions=tuple(sorted({dimension("flip", x, a) for a in axes})))
+    dimensions = tuple(sorted({dimension("flip", x, a) for a in axes}))
+    return reversal(x, dimensions=dimensions, label="flip") if dimensions else x
 
 
 def dimension(name: str, x: Node, axis: int) -> int:

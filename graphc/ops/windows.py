@@ -16,8 +16,8 @@ Border = tuple[tuple[int, int], ...]
 
 
 def places(rank: int) -> tuple[Index, ...]:
-    """The axes of the places in an array: i, then i j, then h i j."""
-    return axes(("i", "i j", "h i j")[rank - 1])
+    """The axes of the places in an array of up to three dimensions: i, then i j, then h i j."""
+    return axes(("", "i", "i j", "h i j")[rank])
 
 
 def slide(

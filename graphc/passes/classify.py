@@ -9,7 +9,7 @@ import numpy as np
 import sympy
 
 from graphc.ir.equation import Equation, Guard, position_symbol, read_symbol
-from graphc.ir.index import Index, axis_index, constant
+from graphc.ir.index import Floor, Index, axis_index, constant
 from graphc.ir.types import Axis, Shape, element_count
 
 MIN_ROWS = 4
@@ -82,7 +82,10 @@ def _two_sides(equation: Equation) -> tuple[Factor, Factor] | None:
     row_body, column_body = sympy.Mul(*rows), sympy.Mul(*columns)
     row_names = expression_names(row_body, equation)
     column_names = expression_names(column_body, equation)
-    if any(not g.index.names <= row_names and not g.index.names <= column_names for g in equation.guards):
+    if any(
+        not g.index.names <= row_names and not g.index.names <= column_names
+        for g in equation.guards
+    ):
         return None
     to_columns = tuple(g for g in equation.guards if g.index.names <= column_names)
     to_rows = tuple(g for g in equation.guards if not g.index.names <= column_names)
@@ -143,7 +146,7 @@ def _grid_value(index: Index, grid: dict[str, np.ndarray]) -> np.ndarray:
             total = total + coefficient * grid[atom]
             continue
         inner = _grid_value(atom.inner, grid)
-        floor = type(atom).__name__ == "Floor"
+        floor = isinstance(atom, Floor)
         total = total + coefficient * (inner // atom.divisor if floor else inner % atom.divisor)
     return total
 

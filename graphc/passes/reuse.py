@@ -1,5 +1,6 @@
 """[p > 0] is read from relu(p) where that exists, so that p need not be stored. Exact:
-relu(p) > 0 holds for the same floating-point numbers as p > 0, infinities and NaN included."""
+relu(p) > 0 holds for the same floating-point numbers as p > 0, infinities and NaN included.
+"""
 
 from __future__ import annotations
 

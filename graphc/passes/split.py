@@ -72,9 +72,7 @@ def _rebuilt(
         Read(r.operand, tuple(i.substitute(values) for i in r.index), r.fill)
         for r in equation.reads
     ]
-    old = (
-        Guard(g.index.substitute(values), g.lower, g.upper, g.divisor) for g in equation.guards
-    )
+    old = (Guard(g.index.substitute(values), g.lower, g.upper, g.divisor) for g in equation.guards)
     return Equation(
         (kept, *equation.axes), "sum" if summed else "none", summed, equation.operands,
         tuple(moved), tuple(i.substitute(values) for i in equation.positions),

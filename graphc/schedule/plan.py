@@ -58,7 +58,7 @@ def _kernels(
         if not keep:
             continue
         contraction = contraction_factors(group[0].op_equation()) is not None
-        base = kernel_name(keep[0], updated)
+        base = kernel_name(group, updated)
         used[base] = used.get(base, 0) + 1
         name = base if used[base] == 1 else f"{base}_{used[base]}"
         strategy, reason = _strategy(group[0], contraction)
@@ -78,31 +78,32 @@ def _strategy(leader: Node, contraction: bool) -> tuple[str, str]:
         return "contraction", "sum of products: batch {}, M {}, N {}, K {}".format(*sizes)
     if equation.is_map:
         return "nest", f"map over {element_count(leader.shape)} elements"
-    return "nest", f"{equation.reduction} of {equation.points // max(1, element_count(leader.shape))} terms"
+    return (
+        "nest",
+        f"{equation.reduction} of {equation.points // max(1, element_count(leader.shape))} terms",
+    )
 
 
-def kernel_name(node: Node, updated: dict[Node, Node]) -> str:
-    """What runs, for people: conv1_1_forward, conv1_1_dweight, conv1_1_dinput, fc6_weight_update."""
-    if node in updated:
-        return f"{_word(updated[node].label)}_update"
-    if node.label.startswith("d "):
-        of = re.sub(r" \(\d+ paths\)$", "", node.label[2:])
-        layer, _, last = of.rpartition(".")
-        if layer:
-            return f"{_word(layer)}_d{_word(last)}"
-        return f"{_word(node.layer)}_dinput" if node.layer else f"d{_word(of)}"
-    if node.label.startswith("partial sums of "):
-        return f"{kernel_name_of_label(node)}_partial"
-    return f"{_word(node.layer or node.label)}_forward"
+def kernel_name(group: Sequence[Node], updated: dict[Node, Node]) -> str:
+    """What runs, for people: conv1_1_forward, conv1_1_dinput, conv1_1_weight_update."""
+    states = [updated[node] for node in group if node in updated]
+    if states:
+        owner = next((s for s in states if s.kind == "parameter"), states[0])
+        return f"{_word(owner.label)}_update"
+    return _role(group[0].label, group[0].layer)
 
 
-def kernel_name_of_label(node: Node) -> str:
-    """The name that the whole sum would have."""
-    label = node.label.removeprefix("partial sums of ")
-    if label.startswith("d "):
-        layer, _, last = label[2:].rpartition(".")
-        return f"{_word(layer)}_d{_word(last)}" if layer else f"{_word(node.layer)}_dinput"
-    return _word(node.layer or label)
+def _role(label: str, layer: str) -> str:
+    """The name of a value by its label: a gradient, a partial sum, or a forward value."""
+    if label.startswith("partial sums of "):
+        return f"{_role(label.removeprefix('partial sums of '), layer)}_partial"
+    if not label.startswith("d "):
+        return f"{_word(layer or label)}_forward"
+    of = re.sub(r" \(\d+ paths\)$", "", label[2:])
+    owner, _, last = of.rpartition(".")
+    if owner:
+        return f"{_word(owner)}_d{_word(last)}"
+    return f"{_word(layer)}_dinput" if layer else f"d_{_word(of)}"
 
 
 def _word(text: str) -> str:
@@ -110,16 +111,19 @@ def _word(text: str) -> str:
     return plain if plain and not plain[0].isdigit() else f"v{plain}"
 
 
-def _buffers(
-    graph: Graph, kernels: Sequence[KernelPlan]
-) -> tuple[list[Buffer], dict[Node, int]]:
-    """A buffer for every leaf and stored node; reshapes share their base's, updates their state's."""
+def _buffers(graph: Graph, kernels: Sequence[KernelPlan]) -> tuple[list[Buffer], dict[Node, int]]:
+    """A buffer for each leaf and stored node; reshapes share one, updates their state's."""
     direct = _updates_in_place(graph, kernels)
     buffers: list[Buffer] = []
     places: dict[Node, int] = {}
     outputs = {base_of(n) for n in graph.outputs}
     stored = {node for kernel in kernels for node in kernel.stored}
-    storages = {"input": "feed", "parameter": "persistent", "state": "persistent", "constant": "constant"}
+    storages = {
+        "input": "feed",
+        "parameter": "persistent",
+        "state": "persistent",
+        "constant": "constant",
+    }
     for node in graph.nodes:
         base = base_of(node)
         if node is not base:
@@ -156,14 +160,16 @@ def _updates_in_place(graph: Graph, kernels: Sequence[KernelPlan]) -> dict[Node,
         value, state = base_of(assignment.value), assignment.state
         if value not in number or counts[value] > 1 or value in graph.outputs:
             continue
-        if value.shape == state.shape and _last_reader(state, graph, number) <= number[value]:
-            if _reads_in_place(state, kernels[number[value]]):
-                found[value] = state
+        read_before = _last_reader(state, graph, number) <= number[value]
+        if read_before and _reads_in_place(state, kernels[number[value]]):
+            found[value] = state
     return found
 
 
 def _last_reader(state: Node, graph: Graph, number: dict[Node, int]) -> int:
-    readers = [number[n] for n in graph.nodes if n in number and any(base_of(o) is state for o in n.inputs)]
+    readers = [
+        number[n] for n in graph.nodes if n in number and any(base_of(o) is state for o in n.inputs)
+    ]
     return max(readers, default=-1)
 
 

@@ -58,7 +58,7 @@ def _parts(body: Contraction, inner: int) -> dict[str, list[str]]:
     used = "\n".join([*pack_columns, *epilogue])
     piece = [
         f"for (long piece = 0; piece < {cut.extent}; piece += {body.piece}) {{",
-        f"const long stop = piece + {body.piece} < {cut.extent} ? piece + {body.piece} : {cut.extent};",
+        f"const long stop = gc_min(piece + {body.piece}, {cut.extent});",
         f"const long block = (stop - piece) * {inner};",
     ]
     return {
@@ -144,7 +144,7 @@ def _pack_lanes(
         "  }",
         *(f"  {line}" for line in outer),
         f"  const long start = flat % {last.extent};",
-        f"  const long run = {width} - lane < {last.extent} - start ? {width} - lane : {last.extent} - start;",
+        f"  const long run = gc_min({width} - lane, {last.extent} - start);",
         *(f"  {line}" for line in inner),
         "  lane += run;",
         "}",
@@ -163,7 +163,7 @@ def _epilogue(body: Contraction) -> list[str]:
         "for (long column = left; column < stop_column;) {",
         *(f"  {line}" for line in outer),
         f"  const long start = column % {last.extent};",
-        f"  const long run = {last.extent} - start < stop_column - column ? {last.extent} - start : stop_column - column;",
+        f"  const long run = gc_min({last.extent} - start, stop_column - column);",
         "  for (long at = 0; at < run; at++) {",
         f"    const long {last.name} = start + at;",
         f"    const {type_name} sum = from[column - left + at];",

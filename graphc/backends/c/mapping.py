@@ -11,12 +11,13 @@ from graphc.ir.types import DType
 
 TYPES = {
     DType.float32: "float", DType.float64: "double", DType.int32: "int32_t",
-    DType.int64: "int64_t", DType.uint8: "uint8_t", DType.bool: "_Bool",
+    DType.int64: "int64_t", DType.uint8: "uint8_t", DType.boolean: "_Bool",
 }  # fmt: skip
 
 BINARY = {
     "add": "+", "subtract": "-", "multiply": "*", "divide": "/", "less": "<", "less_equal": "<=",
-    "greater": ">", "greater_equal": ">=", "equal": "==", "not_equal": "!=", "and": "&&", "or": "||",
+    "greater": ">", "greater_equal": ">=", "equal": "==", "not_equal": "!=",
+    "and": "&&", "or": "||",
 }  # fmt: skip
 
 # IR function -> C function for double; float appends f.
@@ -37,7 +38,7 @@ BLOCKS = {
 
 def literal(value: float | int | bool, dtype: DType) -> str:
     """A C literal of exactly this value and type."""
-    if dtype == DType.bool:
+    if dtype == DType.boolean:
         return "1" if value else "0"
     if not dtype.is_float:
         whole = int(value)
@@ -52,4 +53,3 @@ def literal(value: float | int | bool, dtype: DType) -> str:
     if "e" not in text and "." not in text:
         text += ".0"
     return f"({text}{suffix})" if text.startswith("-") else f"{text}{suffix}"
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from graphc.backends.c.mapping import BINARY, FUNCTIONS, TYPES, literal
 from graphc.errors import CompilerBug
@@ -84,7 +84,7 @@ def _call_text(call: Call) -> str:
     if name == "not":
         return f"(!{arguments[0]})"
     if name == "cast":
-        if call.dtype == DType.bool:
+        if call.dtype == DType.boolean:
             return f"({arguments[0]} != 0)"
         return f"(({TYPES[call.dtype]}){arguments[0]})"
     suffix = "f" if call.dtype == DType.float32 else ""
@@ -161,6 +161,6 @@ def _outer(text: str) -> str:
     return text[1:-1]
 
 
-_LINES = {
+_LINES: dict[type, Callable[..., list[str]]] = {
     Declare: _declare, Assign: _assign, Store: _store, When: _when, Loop: _loop,
 }  # fmt: skip

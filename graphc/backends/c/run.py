@@ -16,7 +16,6 @@ from graphc.backends.base import (
     check_known,
     checked_feed,
     initial_value,
-    label_ranges,
     thread_count,
 )
 from graphc.backends.c.build import BuiltLibrary, load
@@ -41,7 +40,8 @@ class Program:
 
     def __init__(
         self, schedule: Schedule, routines: Sequence[Routine], emitted: Emitted,
-        library: BuiltLibrary, shared: Mapping[str, np.ndarray], seed: int, threads: int | None,
+        library: BuiltLibrary, limits: Mapping[Node, int], shared: Mapping[str, np.ndarray],
+        seed: int, threads: int | None,
     ) -> None:  # fmt: skip
         self.schedule = schedule
         self.routines = tuple(routines)
@@ -57,12 +57,14 @@ class Program:
         self._run = load(library.path).graphc_run
         self._run.restype = None
         self._inputs = tuple(b.node for b in schedule.buffers if b.storage == "feed")
-        self._limits = label_ranges(schedule.graph)
+        self._limits = limits
         self._arena = aligned_bytes(self.arena_bytes, _PAGE)
         self._workspace = aligned_bytes(self.workspace_bytes, _PAGE)
         self._fixed = [_fixed_array(b, shared, seed, self._arena) for b in schedule.buffers]
         named = list(zip(schedule.buffers, self._fixed, strict=True))
-        self.parameters = {b.name: a for b, a in named if b.node.kind == "parameter" and a is not None}
+        self.parameters = {
+            b.name: a for b, a in named if b.node.kind == "parameter" and a is not None
+        }
         self.states = {b.name: a for b, a in named if b.node.kind == "state" and a is not None}
 
     @property
@@ -142,7 +144,11 @@ def _fixed_array(
     """The array of a buffer that stays where it is between calls."""
     if buffer.storage == "arena":
         size = int(np.prod(buffer.shape)) * buffer.dtype.size
-        return arena[buffer.offset : buffer.offset + size].view(buffer.dtype.numpy).reshape(buffer.shape)
+        return (
+            arena[buffer.offset : buffer.offset + size]
+            .view(buffer.dtype.numpy)
+            .reshape(buffer.shape)
+        )
     if buffer.storage == "constant":
         return np.ascontiguousarray(buffer.node.value, buffer.dtype.numpy)
     if buffer.storage != "persistent":

@@ -1,0 +1,67 @@
+"""Randomness: every number is a function of a seed, the training step, a stream and a position."""
+
+from __future__ import annotations
+
+import zlib
+from functools import lru_cache
+
+import sympy
+
+from graphc.errors import user_error
+from graphc.ir.graph import Node, topological
+from graphc.ir.index import Index
+from graphc.ir.scalar_functions import select, uniform
+from graphc.ops.broadcasting import axis_names
+from graphc.ops.define import Definition, Operand, axes, current_layer, define, op, position
+from graphc.ops.elementwise import floating, sympy_number
+from graphc.ops.leaves import state
+
+
+@op
+def dropped(x: Operand, step: Operand, *, rate: float, seed: int, stream: int) -> Definition:
+    """out[i] = x[i] / (1 - rate) where the uniform number of element i is at least rate, else 0."""
+    i = axes(" ".join(axis_names(len(x.shape))))
+    flat = Index()
+    for name, extent in zip(i, x.shape, strict=True):
+        flat = flat * extent + name
+    number = uniform(seed, step[()], stream, position(flat))
+    kept = x[i] / (1 - sympy_number(rate))
+    return define[i](select(number >= sympy_number(rate), kept, sympy.Integer(0)))
+
+
+@lru_cache(maxsize=1)
+def step_counter() -> Node:
+    """The one state "step", an int64 scalar: how many training steps were done."""
+    return state("step", (), 0, "int64")
+
+
+def dropout(
+    x: Node, rate: float = 0.5, *, training: bool, seed: int = 0, stream: int | None = None
+) -> Node:
+    """Zero each element with probability ``rate`` and scale the rest by 1 / (1 - rate).
+
+    The mask depends on seed, step, stream and the element's position alone, so that it is the
+    same on every machine, and is drawn again in the backward pass instead of being stored.
+
+    Args:
+        x: floating, any shape.
+        rate: probability of a zero, 0 <= rate < 1.
+        training: False returns x.
+        seed: the experiment's seed.
+        stream: number that tells this dropout from the others of a model; by default it follows
+            from how x was computed.
+    """
+    floating("dropout", x)
+    if not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise user_error(f"dropout: rate must be in 0 <= rate < 1, here {rate!r}")
+    if not training or rate == 0:
+        return x
+    number = default_stream(x) if stream is None else stream
+    result: Node = dropped(x, step_counter(), rate=rate, seed=seed, stream=number)
+    return result
+
+
+def default_stream(x: Node) -> int:
+    """A number that follows from the layer and the names of all that x is computed from."""
+    names = [current_layer(), *(f"{node.layer} {node.label}" for node in topological([x]))]
+    return zlib.crc32("\n".join(names).encode()) & 0x7FFFFFFF

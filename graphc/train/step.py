@@ -1,0 +1,103 @@
+"""One training step as one program: forward, backward, update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphc.autodiff.backward import gradients
+from graphc.backends.base import KernelInfo
+from graphc.backends.c.run import Program
+from graphc.compiler import Progress, compile_graph
+from graphc.errors import user_error
+from graphc.ir.graph import Assignment, Graph, Node
+from graphc.ops.effects import effects_of
+from graphc.train.optimizers import Optimizer, update_assignments
+
+
+class TrainingStep:
+    """Call it with a batch: the parameters move one step; returns [loss, *metrics]."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def __call__(self, **feeds: Any) -> list[np.ndarray]:
+        """One step; see ``Program`` for the errors."""
+        return self.program(**feeds)
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Arrays by name, updated in place."""
+        return self.program.parameters
+
+    @property
+    def states(self) -> dict[str, np.ndarray]:
+        """Optimizer slots, running statistics, counters."""
+        return self.program.states
+
+    @property
+    def kernels(self) -> dict[str, KernelInfo]:
+        """Generated kernels by name in execution order."""
+        return self.program.kernels
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate; assign to it between steps."""
+        return float(next(iter(self._rates())))
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        if not 0 <= value < float("inf"):
+            raise user_error(f"learning_rate must be finite and not negative, here {value}")
+        for rate in self._rates():
+            rate[...] = value
+
+    def _rates(self) -> list[np.ndarray]:
+        return [a for name, a in self.states.items() if name.startswith("learning_rate")]
+
+
+def training_step(
+    loss: Node, optimizer: Optimizer, *, metrics: Sequence[Node] = (), target: str = "c",
+    name: str = "net", parameters: Mapping[str, np.ndarray] | None = None, seed: int = 0,
+    threads: int | None = None, progress: Progress | None = None,
+) -> TrainingStep:  # fmt: skip
+    """Compile the training step of a scalar loss.
+
+    Args:
+        loss: a floating scalar.
+        optimizer: how parameters move.
+        metrics: further nodes to return from every step.
+        parameters: arrays by name to start from and update in place.
+        target: see ``gx.compile``, as for what follows.
+        name: names the folder of the generated sources.
+        seed: of the initialisers.
+        threads: OpenMP threads.
+        progress: called while compiling.
+
+    Raises:
+        UserError: no parameter influences the loss, and what ``gx.compile`` raises.
+    """
+    assignments = training_assignments(loss, optimizer, metrics)
+    program = compile_graph(
+        [loss, *metrics], assignments=assignments, target=target, name=name,
+        parameters=parameters, seed=seed, threads=threads, progress=progress,
+    )  # fmt: skip
+    return TrainingStep(program)
+
+
+def training_assignments(
+    loss: Node, optimizer: Optimizer, metrics: Sequence[Node] = ()
+) -> list[Assignment]:
+    """Updates of every parameter that the loss depends on, and the layers' own side effects."""
+    nodes = Graph((loss, *metrics)).nodes
+    trained = [node for node in Graph((loss,)).nodes if node.kind == "parameter"]
+    if not trained:
+        raise user_error(
+            "training_step: the loss depends on no parameter", "declare one with gx.parameter(...)"
+        )
+    return [
+        *update_assignments(optimizer, trained, gradients(loss, trained)),
+        *effects_of(nodes),
+    ]
