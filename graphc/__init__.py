@@ -11,9 +11,8 @@ from graphc.compiler import compile_graph as compile
 from graphc.dsl import init, layers, models
 from graphc.errors import CompilerBug, ToolchainError, UserError
 from graphc.evaluate import evaluate
-from graphc.inspect.expand import expanded_gradient
+from graphc.ir import scalar_functions as scalar
 from graphc.ir.graph import Graph, Node
-from graphc.ir.scalar_functions import detach, positive_part, select
 from graphc.ir.show import equation_text as formula
 from graphc.ops.activations import elu, gelu, leaky_relu, relu, sigmoid, silu, softplus, tanh
 from graphc.ops.compare import (
@@ -167,7 +166,6 @@ __all__ = [
     "cross_entropy",
     "define",
     "dense",
-    "detach",
     "divide",
     "downsample",
     "dropout",
@@ -178,7 +176,6 @@ __all__ = [
     "evaluate",
     "exp",
     "expand_dims",
-    "expanded_gradient",
     "flatten",
     "flip",
     "formula",
@@ -230,14 +227,13 @@ __all__ = [
     "pad",
     "parameter",
     "position",
-    "positive_part",
     "power",
     "prod",
     "prod_over",
     "reciprocal",
     "relu",
     "reshape",
-    "select",
+    "scalar",
     "sigmoid",
     "sign",
     "silu",

@@ -14,7 +14,7 @@ import sympy
 
 from graphc.autodiff.solve import Solution, guard_holds, solve, substitute_guards
 from graphc.errors import UserError
-from graphc.ir.equation import Equation, Guard, Read, Reduction, position_symbol, read_symbol
+from graphc.ir.equation import Equation, Guard, Read, Reduction, position_symbol, read_symbol, tidy
 from graphc.ir.index import Index, axis_index, constant
 from graphc.ir.scalar_functions import select
 from graphc.ir.types import Axis
@@ -122,7 +122,8 @@ def _gather(equation: Equation, number: int, helper: Equation | None) -> Equatio
 
 
 def _derivative(body: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr:
-    derivative = sympy.diff(body, symbol)
+    # sign is flat wherever it has a derivative: the written rule is 0 at the jump, too.
+    derivative = sympy.diff(body, symbol).replace(sympy.DiracDelta, lambda *_: sympy.Integer(0))
     if derivative.has(sympy.Derivative, sympy.Subs):
         raise UserError(f"sympy has no derivative of {body}; use a function that has one")
     return derivative
@@ -158,7 +159,7 @@ def _build(
 
     renamed = {n: i.single_name or n for n, i in back.items()}
     summed = tuple(Axis(name, extents[name]) for name in solution.free if extents[name] > 1)
-    return prune(Equation(
+    return tidy(Equation(
         tuple(Axis(renamed.get(a.name, a.name), a.extent) for a in targets),
         "sum" if summed else "none",
         summed,
@@ -177,21 +178,7 @@ def _friendly_names(targets: tuple[Axis, ...], solution: Solution) -> dict[str, 
     """A gradient axis that equals a forward axis takes that axis's name."""
     names = {}
     for old, value in solution.values.items():
-        new = value.single_name
+        new = value.single_name if old not in solution.invented else None
         if new in {a.name for a in targets} and new not in names and old not in solution.free:
             names[new] = axis_index(old)
     return names
-
-
-def prune(equation: Equation) -> Equation:
-    """Drop reads and positions that the body does not use, and renumber the symbols."""
-    used = equation.body.free_symbols
-    reads = [i for i in range(len(equation.reads)) if read_symbol(i) in used]
-    spots = [i for i in range(len(equation.positions)) if position_symbol(i) in used]
-    renamed = {read_symbol(old): read_symbol(new) for new, old in enumerate(reads)}
-    renamed |= {position_symbol(old): position_symbol(new) for new, old in enumerate(spots)}
-    return Equation(
-        equation.axes, equation.reduction, equation.reduce_axes, equation.operands,
-        tuple(equation.reads[i] for i in reads), tuple(equation.positions[i] for i in spots),
-        equation.guards, equation.body.xreplace(renamed),
-    )  # fmt: skip

@@ -18,6 +18,7 @@ class Solution:
     free: list[str]
     values: dict[str, Index] = field(default_factory=dict)
     guards: list[Guard] = field(default_factory=list)
+    invented: set[str] = field(default_factory=set)  # axes that the equation did not have
 
     def assign(self, name: str, value: Index) -> None:
         """Loop axis ``name`` equals ``value``; a guard keeps it in range unless that is certain."""
@@ -38,6 +39,7 @@ class Solution:
         name = next(n for n in _fresh_names() if n not in self.extents)
         self.extents[name] = extent
         self.free.append(name)
+        self.invented.add(name)
         return name
 
 
@@ -52,7 +54,7 @@ def guard_holds(guard: Guard, extents: Mapping[str, int]) -> bool:
         return False
     if guard.upper is not None and high >= guard.upper:
         return False
-    return guard.divisor == 1 or not (guard.index % guard.divisor).simplify(extents).terms
+    return (guard.index % guard.divisor).simplify(extents) == Index()
 
 
 def _substitute_guard(guard: Guard, values: Mapping[str, Index]) -> Guard:
@@ -70,12 +72,14 @@ def solve(
 ) -> Solution:  # fmt: skip
     """Solve index = targets over 0 <= loop < extent, where the guards are known to hold.
 
-    Dimensions that are one axis come first; of a dimension's axes the longest is eliminated, so
-    that what stays summed is short. A coefficient s other than 1 leaves a divisibility guard;
-    s*i + r with r < s has the one solution i = x // s, r = x % s.
+    Dimensions that are one axis come first, then those of one term; of a dimension's axes the
+    longest is eliminated, so that what stays summed is short. A coefficient s other than 1 leaves
+    a divisibility guard; s*i + r with r < s has the one solution i = x // s, r = x % s.
     """
     solution = Solution({a.name: a.extent for a in (*loops, *targets)}, [a.name for a in loops])
-    order = sorted(range(len(index)), key=lambda d: index[d].single_name is None)
+    order = sorted(
+        range(len(index)), key=lambda d: (index[d].single_name is None, len(index[d].terms) > 1)
+    )
     for d in order:
         _solve_dimension(index[d], axis_index(targets[d].name), solution, guards)
     return solution
@@ -86,14 +90,14 @@ def _solve_dimension(
 ) -> None:
     left, target = _exact_quotient(index.substitute(solution.values), target, solution, guards)
     if left.single_name is None:
-        left = left.simplify(solution.extents)
+        left = recombine(left).simplify(solution.extents)
     while (atom := _solvable_atom(left, solution)) is not None:
         left, target = _open_atom(left, atom, target, solution)
     free = [n for n in solution.free if left.coefficient(n)]
     if not free:
         solution.require(Guard(target - left, 0, 1))
         return
-    if _split_window(left, target, free, solution):
+    if _split_digits(left, target, free, solution):
         return
     name = max(free, key=lambda n: (solution.extents[n], abs(left.coefficient(n)) == 1))
     coefficient = left.coefficient(name)
@@ -144,18 +148,59 @@ def _open_atom(
     return atom.inner, value + turns * atom.divisor
 
 
-def _split_window(left: Index, target: Index, free: list[str], solution: Solution) -> bool:
-    """Windows that do not overlap: s*i + r + c = x with 0 <= r < s has exactly one solution."""
-    if len(free) != 2:
+def _split_digits(left: Index, target: Index, free: list[str], solution: Solution) -> bool:
+    """Digits of a mixed radix: sum of c_k * i_k = x, each c_k * extent_k <= c_(k+1), c_1 = 1.
+
+    There is exactly one solution: i_k = x // c_k mod c_(k+1) / c_k. Windows that do not overlap
+    (s*i + r with r < s) and reshapes have this form.
+    """
+    names = sorted(free, key=left.coefficient)
+    sizes = [left.coefficient(name) for name in names]
+    if len(names) < 2 or sizes[0] != 1:
         return False
-    inner, outer = sorted(free, key=lambda n: abs(left.coefficient(n)))
-    stride = left.coefficient(outer)
-    if left.coefficient(inner) != 1 or stride < 2 or solution.extents[inner] > stride:
-        return False
-    rest = left - axis_index(inner) - axis_index(outer) * stride
+    for name, size, larger in zip(names, sizes, sizes[1:], strict=False):
+        if larger % size or solution.extents[name] * size > larger:
+            return False
+    rest = left
+    for name, size in zip(names, sizes, strict=True):
+        rest = rest - axis_index(name) * size
     if not rest.names.isdisjoint(solution.free):
         return False
     offset = target - rest
-    solution.assign(outer, offset // stride)
-    solution.assign(inner, offset % stride)
+    solution.assign(names[-1], offset // sizes[-1])
+    for name, size, larger in reversed(list(zip(names, sizes, sizes[1:], strict=False))):
+        solution.assign(name, offset // size % (larger // size))
     return True
+
+
+def recombine(index: Index, modulus: int = 0) -> Index:
+    """``q * floor(x / q) + x mod q = x``, inside floors and remainders too.
+
+    With a modulus the result equals the index up to multiples of it.
+    """
+    result = Index((), index.const)
+    for atom, coefficient in index.terms:
+        if isinstance(atom, str):
+            inside = axis_index(atom)
+        elif isinstance(atom, Floor):
+            inside = recombine(atom.inner) // atom.divisor
+        else:
+            inside = recombine(atom.inner, atom.divisor) % atom.divisor
+        result = result + inside * coefficient
+    while (merged := _recombine_once(result, modulus)) is not None:
+        result = merged
+    return result
+
+
+def _recombine_once(index: Index, modulus: int) -> Index | None:
+    for floor, many in index.terms:
+        for mod, one in index.terms:
+            if not isinstance(floor, Floor) or not isinstance(mod, Mod):
+                continue
+            divisor, excess = mod.divisor, many - one * mod.divisor
+            if divisor != floor.divisor or (excess % modulus if modulus else excess):
+                continue
+            difference = floor.inner - mod.inner
+            if all(n % divisor == 0 for n in (difference.const, *(c for _, c in difference.terms))):
+                return index - Index(((floor, many),)) - Index(((mod, one),)) + floor.inner * one
+    return None

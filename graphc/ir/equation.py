@@ -115,3 +115,25 @@ class Equation:
             index.single_name == axis.name or (axis.extent == 1 and index == Index())
             for index, axis in zip(read.index, self.axes, strict=True)
         )
+
+
+def tidy(equation: Equation) -> Equation:
+    """Merge equal reads and positions, drop unused ones, number the symbols without gaps."""
+    used = equation.body.free_symbols
+    renamed: dict[sympy.Basic, sympy.Basic] = {}
+    reads: list[Read] = []
+    for old, read in enumerate(equation.reads):
+        if read_symbol(old) in used:
+            if read not in reads:
+                reads.append(read)
+            renamed[read_symbol(old)] = read_symbol(reads.index(read))
+    positions: list[Index] = []
+    for old, index in enumerate(equation.positions):
+        if position_symbol(old) in used:
+            if index not in positions:
+                positions.append(index)
+            renamed[position_symbol(old)] = position_symbol(positions.index(index))
+    return Equation(
+        equation.axes, equation.reduction, equation.reduce_axes, equation.operands,
+        tuple(reads), tuple(positions), equation.guards, equation.body.xreplace(renamed),
+    )  # fmt: skip

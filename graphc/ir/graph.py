@@ -36,6 +36,7 @@ class Node:
     value: np.ndarray | None = None
     layer: str = ""
     location: Location = UNKNOWN
+    __array_ufunc__ = None  # array + node is the node's to add, not NumPy's
 
     def __repr__(self) -> str:
         """Label, type and shape on one line."""

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import sympy
-from sympy import Expr, Function, Integer
+from sympy import Abs, Expr, Function, Integer, cos, erf, exp, log, sign, sin, sqrt, tanh
+
+__all__ = [
+    "Abs", "cos", "detach", "erf", "exp", "expm1", "log", "positive_part", "select", "sigmoid",
+    "sign", "sin", "softplus", "sqrt", "tanh", "uniform",
+]  # fmt: skip
 
 
 class detach(Function):
@@ -45,7 +50,7 @@ class expm1(Function):
 
     def fdiff(self, argindex: int = 1) -> Expr:
         """exp(x)."""
-        return sympy.exp(self.args[0])
+        return exp(self.args[0])
 
 
 class uniform(Function):

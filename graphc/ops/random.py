@@ -13,7 +13,8 @@ from graphc.ir.index import Index
 from graphc.ir.scalar_functions import select, uniform
 from graphc.ops.broadcasting import axis_names
 from graphc.ops.define import Definition, Operand, axes, current_layer, define, op, position
-from graphc.ops.elementwise import floating, sympy_number
+from graphc.ops.effects import assign
+from graphc.ops.elementwise import add, floating, sympy_number
 from graphc.ops.leaves import state
 
 
@@ -41,7 +42,8 @@ def dropout(
     """Zero each element with probability ``rate`` and scale the rest by 1 / (1 - rate).
 
     The mask depends on seed, step, stream and the element's position alone, so that it is the
-    same on every machine, and is drawn again in the backward pass instead of being stored.
+    same on every machine, and is drawn again in the backward pass instead of being stored. A
+    training step that holds a dropout counts the state "step" up.
 
     Args:
         x: floating, any shape.
@@ -57,7 +59,9 @@ def dropout(
     if not training or rate == 0:
         return x
     number = default_stream(x) if stream is None else stream
-    result: Node = dropped(x, step_counter(), rate=rate, seed=seed, stream=number)
+    step = step_counter()
+    result: Node = dropped(x, step, rate=rate, seed=seed, stream=number)
+    assign(step, add(step, 1), when=result)
     return result
 
 

@@ -130,9 +130,6 @@ def upsample_linear(x: Node, factor: Sizes) -> Node:
     return result
 
 
-upsample_bilinear = upsample_linear
-
-
 def pad(
     x: Node, widths: Sequence[tuple[int, int]], mode: Literal["zero", "constant", "edge"] = "zero",
     value: float = 0.0,

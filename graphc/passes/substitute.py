@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sympy
 
-from graphc.ir.equation import Equation, Guard, Read, position_symbol, read_symbol
+from graphc.ir.equation import Equation, Guard, Read, position_symbol, read_symbol, tidy
 from graphc.ir.index import Index
 from graphc.ir.scalar_functions import select
 
@@ -81,26 +81,4 @@ def _with(equation: Equation, body: sympy.Expr) -> Equation:
     return Equation(
         equation.axes, equation.reduction, equation.reduce_axes, equation.operands,
         equation.reads, equation.positions, equation.guards, body,
-    )  # fmt: skip
-
-
-def tidy(equation: Equation) -> Equation:
-    """Merge equal reads and positions, drop unused ones, number the symbols without gaps."""
-    used = equation.body.free_symbols
-    renamed: dict[sympy.Basic, sympy.Basic] = {}
-    reads: list[Read] = []
-    for old, read in enumerate(equation.reads):
-        if read_symbol(old) in used:
-            if read not in reads:
-                reads.append(read)
-            renamed[read_symbol(old)] = read_symbol(reads.index(read))
-    positions: list[Index] = []
-    for old, index in enumerate(equation.positions):
-        if position_symbol(old) in used:
-            if index not in positions:
-                positions.append(index)
-            renamed[position_symbol(old)] = position_symbol(positions.index(index))
-    return Equation(
-        equation.axes, equation.reduction, equation.reduce_axes, equation.operands,
-        tuple(reads), tuple(positions), equation.guards, equation.body.xreplace(renamed),
     )  # fmt: skip
