@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 import sympy
+from sympy.core.parameters import distribute
 
 from graphc.ir.equation import Equation, Guard, position_symbol, read_symbol
 from graphc.ir.graph import Graph, Node
@@ -19,9 +20,14 @@ def plain_name(label: str) -> str:
 def equation_text(node: Node) -> str:
     """``name[i, j] = sum over k of a[i, k]*b[k, j]``."""
     equation = node.op_equation()
-    names = [plain_name(operand.label).replace(" ", "_") for operand in node.inputs]
+    names = _distinct([plain_name(operand.label).replace(" ", "_") for operand in node.inputs])
     target = plain_name(node.label).replace(" ", "_")
     return f"{target}[{', '.join(a.name for a in equation.axes)}] = {formula(equation, names)}"
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Different operands of one label get primes: a, a', a''."""
+    return [name + "'" * names[:number].count(name) for number, name in enumerate(names)]
 
 
 def formula(equation: Equation, names: Sequence[str]) -> str:
@@ -31,10 +37,13 @@ def formula(equation: Equation, names: Sequence[str]) -> str:
         for number in range(len(equation.reads))
     }
     positions = {
-        position_symbol(number): sympy.Symbol(f"({index})" if index.terms else str(index.const))
+        position_symbol(number): sympy.Symbol(
+            f"({index})" if len(index.terms) > 1 or index.const else str(index)
+        )
         for number, index in enumerate(equation.positions)
     }
-    body = scalar_text(equation.body.xreplace(reads | positions))
+    with distribute(False):  # keep a factored body factored
+        body = scalar_text(equation.body.xreplace(reads | positions))
     guards = f" [{' and '.join(guard_text(g) for g in equation.guards)}]" if equation.guards else ""
     if equation.is_map:
         return f"{body}{guards}"
@@ -67,6 +76,9 @@ def guard_text(guard: Guard) -> str:
 
 def scalar_text(expression: sympy.Basic) -> str:
     """A scalar expression; a piecewise value reads ``(a if condition else b)``."""
+    if isinstance(expression, sympy.Eq | sympy.Ne):
+        sign = "=" if isinstance(expression, sympy.Eq) else "!="
+        return f"{scalar_text(expression.lhs)} {sign} {scalar_text(expression.rhs)}"
     if isinstance(expression, sympy.Piecewise):
         text = scalar_text(expression.args[-1].expr)
         for pair in reversed(expression.args[:-1]):

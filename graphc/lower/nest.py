@@ -198,8 +198,9 @@ def _reduction_statements(block: Sequence[Stage], merged: Merged) -> list[Statem
         guarded = (When(substitute_conditions(first.conditions, both.values), guarded),)
     sums = tuple(f"{s.value}_sum" for s in block)
     simd = all(s.equation.reduction == "sum" for s in block) and not first.conditions
+    long_window = element_count(tuple(a.extent for a in inner.axes)) > _SHORT_WINDOW
     for depth in reversed(range(len(inner.axes))):
-        vector = simd and depth == len(inner.axes) - 1
+        vector = simd and depth == len(inner.axes) - 1 and long_window
         guarded = (
             Loop(inner.axes[depth], guarded, simd=vector, sums=sums if vector else (), unroll=True),
         )

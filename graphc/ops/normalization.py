@@ -8,7 +8,6 @@ import sympy
 
 from graphc.errors import user_error
 from graphc.ir.graph import Node
-from graphc.ir.scalar_functions import detach
 from graphc.ir.types import element_count
 from graphc.ops.broadcasting import axis_names
 from graphc.ops.define import Definition, Operand, axes, axis, define, describe, op, sum_over
@@ -27,13 +26,10 @@ def channel_mean(x: Operand) -> Definition:
 
 @op
 def channel_variance(x: Operand, mean: Operand) -> Definition:
-    """out[c] = sum over n, i of (x[n,c,i] - mean[c])**2 / m.
-
-    The mean carries no gradient: its term is a multiple of the sum of x - mean, which is 0.
-    """
+    """out[c] = sum over n, i of (x[n,c,i] - mean[c])**2 / m: the biased variance."""
     (n, c), i = axes("n c"), places(len(x.shape) - 2)
     count = element_count(x.shape) // x.shape[1]
-    return define[c](sum_over[n, *i]((x[n, c, *i] - detach(mean[c])) ** 2 / count))
+    return define[c](sum_over[n, *i]((x[n, c, *i] - mean[c]) ** 2 / count))
 
 
 @op
@@ -54,10 +50,10 @@ def row_mean(x: Operand, *, count: int) -> Definition:
 
 @op
 def row_variance(x: Operand, mean: Operand, *, count: int) -> Definition:
-    """Biased variance over the last ``count`` dimensions; see ``channel_variance``."""
+    """Biased variance over the last ``count`` dimensions."""
     i, r = _rows(x, count)
     size = element_count(x.shape[-count:])
-    return define[i](sum_over[r]((x[*i, *r] - detach(mean[i])) ** 2 / size))
+    return define[i](sum_over[r]((x[*i, *r] - mean[i]) ** 2 / size))
 
 
 @op

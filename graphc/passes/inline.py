@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sympy
+
 from graphc.ir.equation import Equation
 from graphc.ir.graph import Graph, Node, users
 from graphc.ir.types import element_count
@@ -10,6 +12,7 @@ from graphc.passes.rewrite import rebuild, with_inputs
 from graphc.passes.substitute import inline_map
 
 _MAX_READS = 12
+_CHEAP_OPERATIONS = 3
 
 
 def inline_maps(graph: Graph) -> Graph:
@@ -51,9 +54,18 @@ def _worth(equation: Equation, number: int, producer: Node, alone: bool) -> bool
         return False
     if uniform_value(made) is not None:
         return True
-    if equation.points > element_count(producer.shape):
+    if equation.points > element_count(producer.shape) and not _cheap(made):
         return False
     return equation.is_map or not _fuses_upwards(producer)
+
+
+def _cheap(made: Equation) -> bool:
+    """Whether computing the value again costs no more than loading it: products and quotients."""
+    return (
+        made.body.count_ops() <= _CHEAP_OPERATIONS
+        and not made.body.has(sympy.Function)
+        and all(power.exp.is_Integer for power in made.body.atoms(sympy.Pow))
+    )
 
 
 def _fuses_upwards(producer: Node) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from graphc.errors import CompilerBug
 from graphc.ir.graph import Graph
+from graphc.passes.factor import factor_numbers
 from graphc.passes.fold import fold_constants
 from graphc.passes.inline import inline_maps
 from graphc.passes.reuse import reuse_relu_outputs
@@ -19,6 +20,7 @@ PIPELINE: tuple[Pass, ...] = (
     inline_maps,
     fold_constants,
     split_reductions,
+    factor_numbers,
 )
 
 

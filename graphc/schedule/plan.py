@@ -103,7 +103,7 @@ def _role(label: str, layer: str) -> str:
     owner, _, last = of.rpartition(".")
     if owner:
         return f"{_word(owner)}_d{_word(last)}"
-    return f"{_word(layer)}_dinput" if layer else f"d_{_word(of)}"
+    return f"{_word(layer)}_dinput" if layer not in ("", of) else f"d_{_word(of)}"
 
 
 def _word(text: str) -> str:
