@@ -11,6 +11,7 @@ from graphc.compiler import compile_graph as compile
 from graphc.dsl import init, layers, models
 from graphc.errors import CompilerBug, ToolchainError, UserError
 from graphc.evaluate import evaluate
+from graphc.inspect.expand import expanded_gradient
 from graphc.ir import scalar_functions as scalar
 from graphc.ir.graph import Graph, Node
 from graphc.ir.show import equation_text as formula
@@ -176,6 +177,7 @@ __all__ = [
     "evaluate",
     "exp",
     "expand_dims",
+    "expanded_gradient",
     "flatten",
     "flip",
     "formula",

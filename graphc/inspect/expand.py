@@ -47,7 +47,9 @@ def expanded_gradient(node: Node, names: Mapping[Node, str] | None = None) -> tu
             f"at most {_MAXIMUM_TERMS} are written out: declare a smaller example",
         )
     called = names or {}
-    labels = [called.get(operand, plain_name(operand.label)) for operand in node.inputs]
+    labels = [
+        called.get(operand, plain_name(operand.label).replace(" ", "_")) for operand in node.inputs
+    ]
     return tuple(_element(equation, labels, point) for point in _points(equation.axes))
 
 
