@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PACKAGE = str(Path(__file__).resolve().parent)
+_COMMAND = str(Path(_PACKAGE, "cli.py"))
+_LIBRARY = (str(Path(_PACKAGE, "dsl")), str(Path(_PACKAGE, "train")))
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,18 @@ UNKNOWN = Location("<unknown>", 0)
 
 
 def user_location() -> Location:
-    """The innermost stack frame that is not part of graphc (or of generated code)."""
-    frame = sys._getframe(1)
+    """The innermost stack frame that is not part of graphc (or of generated code).
+
+    A network that the command line takes from our own library has no user's file: there it is the
+    innermost line of the library.
+    """
+    frame, library = sys._getframe(1), UNKNOWN
     while frame is not None:
         file = frame.f_code.co_filename
+        if file == _COMMAND:
+            return library
+        if library is UNKNOWN and file.startswith(_LIBRARY):
+            library = Location(file, frame.f_lineno)
         if not file.startswith(_PACKAGE) and not file.startswith("<"):
             return Location(file, frame.f_lineno)
         if frame.f_back is None:
@@ -49,6 +59,8 @@ class ToolchainError(Exception):
 
 
 def user_error(what: str, *details: str, at: Location | None = None) -> UserError:
-    """A UserError whose first line opens with the user's file and line."""
+    """A UserError whose first line opens with the user's file and line, if a file of theirs is at work."""
     place = at if at is not None else user_location()
-    return UserError("\n".join([f"{place}: {what}", *(f"  {line}" for line in details)]))
+    ours = place is UNKNOWN or place.file.startswith(_LIBRARY)
+    first = what if ours else f"{place}: {what}"
+    return UserError("\n".join([first, *(f"  {line}" for line in details)]))

@@ -33,7 +33,7 @@ def build_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
     folder = base / "graphc-build"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRAPHC_BUILD_DIR", str(folder))
         yield folder

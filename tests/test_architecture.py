@@ -38,13 +38,12 @@ ROOMS = (
 HOMES = {
     "sympy": (
         "ir",
-        "dsl",
         "ops",
         "autodiff",
         "evaluate",
         "passes",
-        "lower",  # freeze.py turns sympy into scalars; its neighbours hold symbols as keys
-        "backends.base",
+        "verify",
+        "lower.freeze",
         "inspect",
     ),
     "jinja2": ("backends.templating", "inspect"),

@@ -1,4 +1,4 @@
-"""The numbers and formulas that five public texts work out by hand (tests/data/worked_examples.json)."""
+"""Numbers and formulas that five public texts work out by hand: tests/data/worked_examples.json."""
 
 import json
 from pathlib import Path

@@ -72,14 +72,12 @@ def solve(
 ) -> Solution:  # fmt: skip
     """Solve index = targets over 0 <= loop < extent, where the guards are known to hold.
 
-    Dimensions that are one axis come first, then those of one term; of a dimension's axes the
-    longest is eliminated, so that what stays summed is short. A coefficient s other than 1 leaves
-    a divisibility guard; s*i + r with r < s has the one solution i = x // s, r = x % s.
+    Dimensions that are one axis come first; of a dimension's axes the longest is eliminated, so
+    that what stays summed is short. A coefficient s other than 1 leaves a divisibility guard;
+    s*i + r with r < s has the one solution i = x // s, r = x % s.
     """
     solution = Solution({a.name: a.extent for a in (*loops, *targets)}, [a.name for a in loops])
-    order = sorted(
-        range(len(index)), key=lambda d: (index[d].single_name is None, len(index[d].terms) > 1)
-    )
+    order = sorted(range(len(index)), key=lambda d: index[d].single_name is None)
     for d in order:
         _solve_dimension(index[d], axis_index(targets[d].name), solution, guards)
     return solution
@@ -90,10 +88,11 @@ def _solve_dimension(
 ) -> None:
     left, target = _exact_quotient(index.substitute(solution.values), target, solution, guards)
     if left.single_name is None:
-        left = recombine(left).simplify(solution.extents)
+        left = left.simplify(solution.extents)
     while (atom := _solvable_atom(left, solution)) is not None:
         left, target = _open_atom(left, atom, target, solution)
-    free = [n for n in solution.free if left.coefficient(n)]
+    inside = Index(tuple(t for t in left.terms if not isinstance(t[0], str))).names
+    free = [n for n in solution.free if left.coefficient(n) and n not in inside]
     if not free:
         solution.require(Guard(target - left, 0, 1))
         return
@@ -172,35 +171,3 @@ def _split_digits(left: Index, target: Index, free: list[str], solution: Solutio
         solution.assign(name, offset // size % (larger // size))
     return True
 
-
-def recombine(index: Index, modulus: int = 0) -> Index:
-    """``q * floor(x / q) + x mod q = x``, inside floors and remainders too.
-
-    With a modulus the result equals the index up to multiples of it.
-    """
-    result = Index((), index.const)
-    for atom, coefficient in index.terms:
-        if isinstance(atom, str):
-            inside = axis_index(atom)
-        elif isinstance(atom, Floor):
-            inside = recombine(atom.inner) // atom.divisor
-        else:
-            inside = recombine(atom.inner, atom.divisor) % atom.divisor
-        result = result + inside * coefficient
-    while (merged := _recombine_once(result, modulus)) is not None:
-        result = merged
-    return result
-
-
-def _recombine_once(index: Index, modulus: int) -> Index | None:
-    for floor, many in index.terms:
-        for mod, one in index.terms:
-            if not isinstance(floor, Floor) or not isinstance(mod, Mod):
-                continue
-            divisor, excess = mod.divisor, many - one * mod.divisor
-            if divisor != floor.divisor or (excess % modulus if modulus else excess):
-                continue
-            difference = floor.inner - mod.inner
-            if all(n % divisor == 0 for n in (difference.const, *(c for _, c in difference.terms))):
-                return index - Index(((floor, many),)) - Index(((mod, one),)) + floor.inner * one
-    return None

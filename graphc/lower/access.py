@@ -10,7 +10,7 @@ from graphc.ir.equation import Equation, Guard, Read
 from graphc.ir.index import Index
 from graphc.ir.scalar import Call, Condition, Inside, Load, Number, Scalar
 from graphc.ir.types import Axis, DType, Shape
-from graphc.lower.names import RESERVED
+from graphc.lower.names import Namer
 from graphc.passes.classify import flat_offset
 
 
@@ -109,7 +109,7 @@ class Merged:
 
 
 def merge_axes(
-    axes: Sequence[Axis], offsets: Sequence[Index], conditions: Sequence[Condition]
+    axes: Sequence[Axis], offsets: Sequence[Index], conditions: Sequence[Condition], namer: Namer
 ) -> Merged:
     """Merge neighbouring axes that every offset walks through as one (row-major, without gaps)."""
     blocked: set[str] = set()
@@ -123,20 +123,12 @@ def merge_axes(
     for axis in (a for a in axes if a.extent > 1):
         if done and _mergeable(done[-1], axis, offsets, values, blocked):
             outer = done.pop()
-            name = _merged_name(outer, axis, axes)
+            name = namer.merged_axis(outer.name, axis.name)
             step = {outer.name: ix.constant(0), axis.name: ix.axis_index(name)}
             values = {n: v.substitute(step) for n, v in values.items()} | step
             axis = Axis(name, outer.extent * axis.extent)
         done.append(axis)
     return Merged(tuple(done), values)
-
-
-def _merged_name(outer: Axis, inner: Axis, axes: Sequence[Axis]) -> str:
-    """Both names in a row, kept apart from words of C and from other axes."""
-    name = f"{outer.name}{inner.name}"
-    while name in RESERVED or any(a.name == name for a in axes):
-        name += "_"
-    return name
 
 
 def _mergeable(

@@ -18,6 +18,7 @@ from graphc.lower.access import (
     substitute_conditions,
 )
 from graphc.lower.freeze import MutableEnvironment, as_type, freeze
+from graphc.lower.names import Namer
 from graphc.lower.nest import NestPlan, Stage, map_statement
 from graphc.passes.classify import Factor, Factors
 
@@ -32,9 +33,9 @@ def build_contraction(plan: NestPlan, factors: Factors, block: BlockSizes) -> Co
     """The contraction of the group's leader; the other stages form the epilogue."""
     leader = plan.stages[0]
     dtype = leader.node.dtype
-    depth = _merge_depth(leader, factors)
-    rows = _pack(leader, factors.rows, factors.row_axes, depth, dtype)
-    columns = _pack(leader, factors.columns, factors.column_axes, depth, dtype)
+    depth = _merge_depth(leader, factors, plan.namer)
+    rows = _pack(leader, factors.rows, factors.row_axes, depth, plan.namer)
+    columns = _pack(leader, factors.columns, factors.column_axes, depth, plan.namer)
     split, piece = _split_depth(depth.axes)
     row_block, panels = _task_size(factors, block, dtype)
     epilogue_rows, epilogue_columns, statements = _epilogue(plan, factors)
@@ -56,7 +57,7 @@ def _factor_conditions(stage: Stage, factor: Factor) -> tuple[Condition, ...]:
     return equation_conditions(factor.guards, stage.equation.extents)
 
 
-def _merge_depth(stage: Stage, factors: Factors) -> Merged:
+def _merge_depth(stage: Stage, factors: Factors, namer: Namer) -> Merged:
     """Reduced axes merged where both factors walk through them as one."""
     offsets: list[Index] = []
     conditions: list[Condition] = []
@@ -65,16 +66,17 @@ def _merge_depth(stage: Stage, factors: Factors) -> Merged:
         for one in _factor_accesses(stage, factor):
             offsets.append(one.offset)
             conditions += one.conditions
-    return merge_axes(stage.equation.reduce_axes, offsets, conditions)
+    return merge_axes(stage.equation.reduce_axes, offsets, conditions, namer)
 
 
 def _pack(
-    stage: Stage, factor: Factor, axes: tuple[Axis, ...], depth: Merged, dtype: DType
+    stage: Stage, factor: Factor, axes: tuple[Axis, ...], depth: Merged, namer: Namer
 ) -> Pack:
+    dtype = stage.node.dtype
     accesses = _factor_accesses(stage, factor)
     guards = _factor_conditions(stage, factor)
     conditions = [*guards, *(c for a in accesses for c in a.conditions)]
-    lanes = merge_axes(axes, [a.offset for a in accesses], conditions)
+    lanes = merge_axes(axes, [a.offset for a in accesses], conditions, namer)
     values = depth.values | lanes.values
     environment: MutableEnvironment = {
         read_symbol(number): read.scalar(values)
@@ -137,9 +139,9 @@ def _epilogue(plan: NestPlan, factors: Factors) -> tuple[Merged, Merged, tuple[S
             if isinstance(read, Access):
                 offsets.append(read.offset)
                 conditions += read.conditions
-    rows = merge_axes(factors.row_axes, offsets, conditions)
-    columns = merge_axes(factors.column_axes, offsets, conditions)
-    batch = merge_axes(tuple(a for a in factors.batch if a.extent == 1), (), ())
+    rows = merge_axes(factors.row_axes, offsets, conditions, plan.namer)
+    columns = merge_axes(factors.column_axes, offsets, conditions, plan.namer)
+    batch = merge_axes(tuple(a for a in factors.batch if a.extent == 1), (), (), plan.namer)
     merged = Merged((), rows.values | columns.values | batch.values)
     dtype = leader.node.dtype
     statements: list[Statement] = [Declare(leader.value, dtype, Name("sum", dtype))]

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-# Words that C, C++ and CUDA reserve, and names that generated code uses itself.
-_WORDS = """
-auto break case char const continue default do double else enum extern float for goto if
-inline int long register restrict return short signed sizeof static struct switch typedef union
-unsigned void volatile while bool true false class template this new delete operator private
-public protected virtual namespace using try catch throw and or not xor main NULL
-sum column columns row rows lane flat run to from tile tiles task panel panels depth done mine
-piece stop block first target vector at left workspace threads seconds arrays
+# Words that C, C++ and CUDA reserve, functions that generated code calls, and its own names.
+_LANGUAGE = """
+alignas alignof and asm auto bool break case catch char class concept const constexpr continue
+decltype default delete do double else enum explicit export extern false float for friend goto half
+if inline int int32_t int64_t linux long main mutable namespace new noexcept not nullptr operator or
+private protected ptrdiff_t public register requires restrict return short signed size_t sizeof
+static static_assert struct switch template this thread_local throw true try typedef typeid typename
+typeof uint32_t uint64_t uint8_t union unix unsigned using virtual void volatile wchar_t while xor
 """
-RESERVED = frozenset(_WORDS.split())
+_FUNCTIONS = """
+abs ceil cos erf exp expm1 fabs floor log log1p math_errhandling max min omp_get_thread_num pow sin
+sqrt tanh
+"""
+_OWN = """
+arrays at batch_number block column column_task columns depth done first first_panel first_row flat
+from lane left micro_kernel mine more packed_columns packed_rows panel panels piece row row_task
+rows run seconds slot start stop stop_column sum target task threads tile tiles to vector workspace
+"""
+RESERVED = frozenset(f"{_LANGUAGE} {_FUNCTIONS} {_OWN}".split())
 
 
 def identifier(text: str) -> str:
@@ -26,25 +35,28 @@ def identifier(text: str) -> str:
 class Namer:
     """Hands out identifiers that differ from each other and from reserved words."""
 
-    def __init__(self, taken: Iterable[str] = ()) -> None:
-        self.taken = set(taken) | RESERVED
+    def __init__(self) -> None:
+        self.taken = set(RESERVED)
+        self.merged: dict[tuple[str, str], str] = {}
 
-    def name(self, text: str) -> str:
-        """A fresh identifier that resembles the text."""
-        base = identifier(text)
-        if base not in self.taken:
-            self.taken.add(base)
-            return base
-        number = 2
-        while f"{base}_{number}" in self.taken:
-            number += 1
-        self.taken.add(f"{base}_{number}")
-        return f"{base}_{number}"
+    def name(self, text: str, suffixes: Sequence[str] = ("",)) -> str:
+        """A fresh identifier that resembles the text; so is it with each of the suffixes."""
+        return self._fresh(identifier(text), suffixes)
 
+    def axis(self, name: str) -> str:
+        """A fresh identifier for an axis: its own name if that is a plain word."""
+        plain = re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name) is not None
+        return self._fresh(name if plain and name not in RESERVED else f"{identifier(name)}_axis")
 
-def safe_axis(name: str) -> str:
-    """An axis name as an identifier: unchanged if it is a plain word, else made one."""
-    plain = re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name) is not None
-    if plain and name not in RESERVED:
+    def merged_axis(self, outer: str, inner: str) -> str:
+        """Both names in a row; the same two axes always merge into the same name."""
+        if (outer, inner) not in self.merged:
+            self.merged[outer, inner] = self._fresh(f"{outer}{inner}")
+        return self.merged[outer, inner]
+
+    def _fresh(self, base: str, suffixes: Sequence[str] = ("",)) -> str:
+        name, number = base, 2
+        while any(f"{name}{suffix}" in self.taken for suffix in suffixes):
+            name, number = f"{base}_{number}", number + 1
+        self.taken.update(f"{name}{suffix}" for suffix in suffixes)
         return name
-    return f"{identifier(name)}_axis"

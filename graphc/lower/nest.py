@@ -21,11 +21,13 @@ from graphc.lower.access import (
     substitute_conditions,
 )
 from graphc.lower.freeze import MutableEnvironment, as_type, compute_dtype, freeze
+from graphc.lower.names import Namer
 from graphc.passes.classify import flat_offset
 
 PARALLEL_POINTS = 1 << 14  # below this a parallel region costs more than it saves
 _TASKS = 64
 _SHORT_WINDOW = 16
+SUFFIXES = ("", "_item", "_sum", "_place")  # of the locals that a stage names for its value
 
 
 @dataclass
@@ -46,6 +48,7 @@ class NestPlan:
 
     axes: tuple[Axis, ...]
     stages: list[Stage]
+    namer: Namer
     stores: list[tuple[str, Index, str, DType]] = field(default_factory=list)
 
 
@@ -71,7 +74,7 @@ def build_nest(plan: NestPlan) -> tuple[Statement, ...]:
     merged = _merge_outputs(plan)
     body: list[Statement] = []
     for block in _sibling_blocks(plan.stages):
-        body += _stage_statements(block, merged)
+        body += _stage_statements(block, merged, plan.namer)
     for buffer, offset, value, dtype in plan.stores:
         body.append(Store(buffer, offset.substitute(merged.values), Name(value, dtype)))
     points = max(stage.equation.points for stage in plan.stages)
@@ -92,7 +95,7 @@ def _merge_outputs(plan: NestPlan) -> Merged:
             if isinstance(read, Access):
                 offsets.append(read.offset)
                 conditions += read.conditions
-    return merge_axes(plan.axes, offsets, conditions)
+    return merge_axes(plan.axes, offsets, conditions, plan.namer)
 
 
 def _wrap(
@@ -155,10 +158,10 @@ def _environment(stage: Stage, merged: Merged) -> MutableEnvironment:
     return found
 
 
-def _stage_statements(block: Sequence[Stage], merged: Merged) -> list[Statement]:
+def _stage_statements(block: Sequence[Stage], merged: Merged, namer: Namer) -> list[Statement]:
     if block[0].equation.is_map:
         return [map_statement(block[0], merged)]
-    return _reduction_statements(block, merged)
+    return _reduction_statements(block, merged, namer)
 
 
 def map_statement(stage: Stage, merged: Merged) -> Statement:
@@ -174,10 +177,12 @@ def map_statement(stage: Stage, merged: Merged) -> Statement:
     return Declare(stage.value, stage.node.dtype, as_type(value, stage.node.dtype))
 
 
-def _reduction_statements(block: Sequence[Stage], merged: Merged) -> list[Statement]:
+def _reduction_statements(
+    block: Sequence[Stage], merged: Merged, namer: Namer
+) -> list[Statement]:
     """Accumulators, the loops over the window, and the finished values."""
     first = block[0]
-    inner = _merge_window(first, merged, any("arg" in s.equation.reduction for s in block))
+    inner = _merge_window(first, merged, namer)
     before: list[Statement] = []
     inside: list[Statement] = []
     after: list[Statement] = []
@@ -207,15 +212,14 @@ def _reduction_statements(block: Sequence[Stage], merged: Merged) -> list[Statem
     return [*before, *guarded, *after]
 
 
-def _merge_window(stage: Stage, merged: Merged, ordered: bool) -> Merged:
+def _merge_window(stage: Stage, merged: Merged, namer: Namer) -> Merged:
     """Merge the reduced axes; an argmax counts positions, which its flat number keeps."""
     offsets = [r.offset.substitute(merged.values) for r in stage.reads if isinstance(r, Access)]
     offsets += [p.substitute(merged.values) for p in stage.positions]
     conditions = [*stage.conditions]
     for read in stage.reads:
         conditions += read.conditions if isinstance(read, Access) else ()
-    del ordered
-    return merge_axes(stage.equation.reduce_axes, offsets, conditions)
+    return merge_axes(stage.equation.reduce_axes, offsets, conditions, namer)
 
 
 def _accumulator(stage: Stage, dtype: DType) -> Name:

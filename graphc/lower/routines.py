@@ -13,8 +13,8 @@ from graphc.ir.show import equation_text
 from graphc.ir.types import element_count
 from graphc.lower.access import rename_axes
 from graphc.lower.contraction import build_contraction
-from graphc.lower.names import Namer, safe_axis
-from graphc.lower.nest import NestPlan, Stage, build_nest, make_stage
+from graphc.lower.names import Namer
+from graphc.lower.nest import SUFFIXES, NestPlan, Stage, build_nest, make_stage
 from graphc.passes.classify import contraction_factors, flat_offset
 
 
@@ -25,9 +25,8 @@ def lower(schedule: Schedule, block: BlockSizes) -> tuple[Routine, ...]:
 
 def lower_kernel(plan: KernelPlan, schedule: Schedule, block: BlockSizes) -> Routine:
     """The routine of one kernel."""
-    equations = _renamed(plan)
-    axis_names = {n for e in equations.values() for n in e.extents}
-    namer = Namer(axis_names)
+    namer = Namer()
+    equations = _renamed(plan, namer)
     names, parameters = _parameters(plan, schedule, namer)
     nest = _nest_plan(plan, equations, names, namer)
     leader = plan.nodes[0]
@@ -45,32 +44,20 @@ def _factors(equation: Equation):  # type: ignore[no-untyped-def]
     return factors
 
 
-def _renamed(plan: KernelPlan) -> dict[Node, Equation]:
+def _renamed(plan: KernelPlan, namer: Namer) -> dict[Node, Equation]:
     """Equations over the leader's axis names; summed axes of different windows keep apart."""
     leader = plan.nodes[0].op_equation()
-    common = [safe_axis(a.name) for a in leader.axes]
+    common = [namer.axis(a.name) for a in leader.axes]
     windows: dict[object, dict[str, str]] = {}
-    taken = set(common)
     found = {}
     for node in plan.nodes:
         equation = node.op_equation()
         names = {a.name: c for a, c in zip(equation.axes, common, strict=True)}
         key = (equation.reduce_axes, equation.reads, node.inputs)
         if key not in windows:
-            windows[key] = _window_names(equation, taken)
+            windows[key] = {a.name: namer.axis(a.name) for a in equation.reduce_axes}
         found[node] = rename_axes(equation, names | windows[key])
     return found
-
-
-def _window_names(equation: Equation, taken: set[str]) -> dict[str, str]:
-    names = {}
-    for axis in equation.reduce_axes:
-        name = safe_axis(axis.name)
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        names[axis.name] = name
-    return names
 
 
 def _parameters(
@@ -110,7 +97,7 @@ def _nest_plan(
     computed: dict[Node, str] = {}
     stages: list[Stage] = []
     for node in plan.nodes:
-        value = namer.name(f"{node.label}_value")
+        value = namer.name(f"{node.label}_value", SUFFIXES)
         stages.append(make_stage(node, equations[node], value, computed, names))
         computed[node] = value
     axes = equations[plan.nodes[0]].axes
@@ -120,7 +107,7 @@ def _nest_plan(
         (names[node], flat_offset(index, node.shape).simplify(extents), computed[node], node.dtype)
         for node in plan.stored
     ]
-    return NestPlan(axes, stages, stores)
+    return NestPlan(axes, stages, namer, stores)
 
 
 def _title(plan: KernelPlan) -> tuple[str, ...]:

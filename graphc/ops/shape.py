@@ -22,14 +22,15 @@ Step = tuple[int, int, int] | None  # start, step, extent of a slice; extent 0 d
 def reshaping(x: Operand, *, shape: Shape) -> Definition:
     """The elements in row-major order under another shape."""
     out = sized_axes(shape)
-    extents = dict(zip((str(i) for i in out), shape, strict=True))
-    flat = Index()
-    for index, extent in zip(out, shape, strict=True):
-        flat = flat * extent + index
-    where, inner = [], math.prod(x.shape)
-    for extent in x.shape:
-        inner //= extent
-        where.append((flat // inner % extent).simplify(extents))
+    extents = dict(zip(map(str, out), shape, strict=True))
+    where = [Index()] * len(x.shape)
+    for old, new in _blocks(x.shape, shape):
+        flat, inner = Index(), 1
+        for d in new:
+            flat = flat * shape[d] + out[d]
+        for d in reversed(old):
+            where[d] = (flat // inner % x.shape[d]).simplify(extents)
+            inner *= x.shape[d]
     return define[out](x[tuple(where)])
 
 
@@ -104,7 +105,30 @@ def reshape(x: Node, shape: Sequence[int] | int) -> Node:
             "the products of both shapes must be equal; at most one extent may be -1",
         )  # fmt: skip
     wanted = legal_shape("reshape", given)
-    return x if wanted == x.shape else reshaping(x, shape=wanted, label="reshape")
+    if wanted == x.shape:
+        return x
+    blocks = _blocks(x.shape, wanted)
+    if any(len(old) > 1 and len(new) > 1 for old, new in blocks):
+        # Cut in two ways, as in (4, 6) -> (8, 3), a block is joined before it is cut: both index
+        # maps can then be solved for their axes, and the gradient of neither sums anything.
+        middle = tuple(math.prod(x.shape[d] for d in old) for old, _ in blocks)
+        x = reshaping(x, shape=middle, label="reshape")
+    return reshaping(x, shape=wanted, label="reshape")
+
+
+def _blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
+    """Dimensions of both shapes (but for extents 1) in the smallest runs of equal product."""
+    blocks: list[tuple[list[int], list[int]]] = []
+    pending = [[d for d, extent in enumerate(s) if extent != 1] for s in (old, new)]
+    while pending[0]:
+        block = ([pending[0].pop(0)], [pending[1].pop(0)])
+        sizes = [old[block[0][0]], new[block[1][0]]]
+        while sizes[0] != sizes[1]:
+            side = int(sizes[1] < sizes[0])
+            block[side].append(pending[side].pop(0))
+            sizes[side] *= (old, new)[side][block[side][-1]]
+        blocks.append(block)
+    return blocks
 
 
 def flatten(x: Node, start: int = 1) -> Node:

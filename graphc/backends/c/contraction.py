@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.printer import condition_text, scalar_text, statement_lines
@@ -28,14 +29,48 @@ def contraction_source(
     text = render(
         "c/contraction.c.jinja",
         title=routine.title, name=routine.name, parameters=parameters, type=TYPES[body.dtype],
-        vector_bytes=block.vector_bytes, alignment=size, lanes=block.vector_bytes // size,
+        vector_bytes=block.vector_bytes, alignment=size,
         rows=rows, columns=columns, depth=depth, batch=batch, row_block=body.row_block,
         panels=body.column_panels, mr=block.rows, nr=nr, block_depth=block_depth,
-        micro_rows=range(block.rows), micro_vectors=range(block.vectors),
+        micro=_micro_kernel(block, block.vector_bytes // size),
         shared_bytes=shared, private_bytes=private,
         **_parts(body, inner),
     )  # fmt: skip
     return text, shared, private
+
+
+@dataclass(frozen=True)
+class _MicroKernel:
+    """Lines of the register-blocked kernel; every accumulator has a name of its own."""
+
+    zero: list[str]
+    load: str
+    multiply: list[str]
+    add: list[str]
+    store: list[str]
+
+
+def _micro_kernel(block: BlockSizes, lanes: int) -> _MicroKernel:
+    rows, vectors = range(block.rows), range(block.vectors)
+    loads = ", ".join(f"b{v} = *(const vector *)(b + {v * lanes})" for v in vectors)
+
+    def each(text: str, separator: str = "; ") -> list[str]:
+        filled = (
+            [
+                text.format(r=r, v=v, place=f"(tile + {r} * TILE_WIDTH + {v * lanes})")
+                for v in vectors
+            ]
+            for r in rows
+        )
+        return [separator.join(parts) + ";" for parts in filled]
+
+    return _MicroKernel(
+        zero=[f"vector {line}" for line in each("c{r}_{v} = {{0}}", ", ")],
+        load=f"const vector {loads};",
+        multiply=each("c{r}_{v} += a[{r}] * b{v}"),
+        add=each("c{r}_{v} += *(vector *){place}"),
+        store=each("*(vector *){place} = c{r}_{v}"),
+    )
 
 
 def _count(axes: Sequence[Axis]) -> int:
@@ -77,7 +112,8 @@ def _decode(flat: str, axes: Sequence[Axis], used: str) -> list[str]:
     lines, below = [], _count(axes)
     for number, axis in enumerate(axes):
         below //= axis.extent
-        value = f"({flat}) / {below}" if below > 1 else flat
+        whole = f"({flat})" if "/" in flat or "+" in flat else flat
+        value = f"{whole} / {below}" if below > 1 else flat
         value = f"{value} % {axis.extent}" if number else value
         if re.search(rf"\b{axis.name}\b", used):
             lines.append(f"const long {axis.name} = {value};")

@@ -42,8 +42,11 @@ def literal(value: float | int | bool, dtype: DType) -> str:
         return "1" if value else "0"
     if not dtype.is_float:
         whole = int(value)
-        return f"({whole + 1} - 1)" if whole == -(2**63) else str(whole)
+        text = f"{whole + 1} - 1" if whole == -(2**63) else str(whole)
+        return f"({text})" if whole < 0 else text
     suffix = "f" if dtype == DType.float32 else ""
+    with np.errstate(over="ignore"):
+        value = dtype.numpy.type(value).item()
     if math.isnan(value):
         return "NAN" if suffix else "(double)NAN"
     if math.isinf(value):

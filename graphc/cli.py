@@ -1,0 +1,113 @@
+"""The command `graphc`: what stands on the line becomes one call into the train or inspect room."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from graphc import __version__
+from graphc.compiler import TARGETS
+from graphc.dsl.models import MODELS
+from graphc.errors import ToolchainError, UserError
+from graphc.inspect.doctor import examine, report
+from graphc.inspect.show import STAGES, show
+from graphc.inspect.summary import summarise
+from graphc.train.choose import choose_model
+from graphc.train.data import SPECS, load
+from graphc.train.loop import SCHEDULES, Options, train
+from graphc.train.network import OPTIMIZERS, build_model, changed_options
+from graphc.train.report import closing_lines, make_reporter
+
+COUNT = click.IntRange(min=1)
+Command = Callable[..., None]
+
+MODEL_OPTIONS = (
+    click.option("--image", type=COUNT, help="Height and width of the images."),
+    click.option("--channels", type=COUNT, help="Channels of the images."),
+    click.option("--classes", type=COUNT, help="Number of classes."),
+    click.option("--head", type=COUNT, help="Width of the hidden dense layers."),
+    click.option("--width", type=float, help="Factor of all numbers of channels."),
+    click.option("--batch-norm", is_flag=True, default=None, help="Normalise every convolution."),
+    click.option("--dropout", type=float, help="Rate of dropout between dense layers."),
+    click.option("--init", type=click.Choice(["he", "torchvision"]), help="First weights."),
+    click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Element type."),
+    click.option("--seed", type=int, default=0, help="Of weights, dropout and order of data."),
+)
+STEP_OPTIONS = (
+    click.option("--batch", type=COUNT, default=64, show_default=True, help="Images a step."),
+    click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True),
+    click.option("--momentum", type=float, help="Of SGD.  [default: 0.9]"),
+    click.option("--weight-decay", type=float, help="[default: 0.0005; adam 0, adamw 0.01]"),
+)
+MODEL_NAMES = tuple(field for field in ("image", "channels", "classes", "head", "width"))
+MODEL_KEYS = (*MODEL_NAMES, "batch_norm", "dropout", "init", "dtype", "seed")
+SHARED_KEYS = ("batch", "optimizer", "momentum", "weight_decay")
+
+
+class Commands(click.Group):
+    """Prints what the user can correct as one message; a traceback is for our own mistakes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that the line names."""
+        try:
+            return super().invoke(ctx)
+        except (UserError, ToolchainError) as error:
+            if os.environ.get("GRAPHC_DEBUG") == "1":
+                raise
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(130)
+
+
+def with_options(options: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
+    """All of several options, in the order in which they are listed."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Networks as formulas: read them, their gradients and their C; train them."""
+
+
+@main.command("train")
+@click.argument("model", type=click.Choice(list(MODELS)))
+@click.option("--data", default="synthetic", show_default=True, help=f"One of {', '.join(SPECS)}.")
+@click.option("--epochs", type=COUNT, default=4, show_default=True)
+@click.option("--steps", type=COUNT, help="Stop after so many steps, whatever the epochs.")
+@click.option("--lr", type=float, help="Highest learning rate.  [default: sgd 0.02, adam 0.001]")
+@click.option("--warmup", type=click.IntRange(min=0), default=20, show_default=True, metavar="STEPS")
+@click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True)
+@click.option("--samples", type=COUNT, help="At most so many images.")
+@click.option("--threads", type=COUNT, help="By default one for each core.")
+@click.option("--target", type=click.Choice([*TARGETS, "cuda"]), default="c", show_default=True)
+@with_options(STEP_OPTIONS)
+@with_options(MODEL_OPTIONS)
+def train_command(model: str, data: str, samples: int | None, **given: Any) -> None:
+    """Train a model and say where its formulas and sources can be read."""
+    if given["target"] not in TARGETS:
+        raise UserError("there is no CUDA target yet; leave --target out to train on the CPU")
+    asked = {key: given[key] for key in MODEL_KEYS if given[key] is not None}
+    first = choose_model(model, data, asked)
+    dataset = load(
+        data, image=first.settings.image[0], channels=first.settings.channels,
+        classes=given["classes"], seed=given["seed"], samples=samples,
+    )  # fmt: skip
+    net = build_model(model, {**changed_options(first), "classes": asked.get("classes", dataset.classes)})
+    options = Options(**{field.name: given[field.name] for field in fields(Options)})
+    with make_reporter() as reporter:
+        outcome = train(net, dataset, options, reporter)
+    click.echo(closing_lines(net, outcome, {key: given[key] for key in SHARED_KEYS}))

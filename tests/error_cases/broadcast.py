@@ -1,0 +1,5 @@
+import graphc as gx
+
+hidden = gx.input("hidden", (32, 10))
+offset = gx.parameter("offset", (12,))
+shifted = hidden + offset

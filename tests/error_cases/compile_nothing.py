@@ -1,0 +1,3 @@
+import graphc as gx
+
+program = gx.compile([])

@@ -1,0 +1,6 @@
+import graphc as gx
+
+images = gx.input("images", (8, 3, 32, 32))
+filters = gx.parameter("filters", (16, 3, 3, 3))
+bias = gx.parameter("bias", (8,))
+features = gx.conv2d(images, filters, bias)

@@ -1,0 +1,8 @@
+import graphc as gx
+
+x = gx.input("x", (32, 8))
+labels = gx.input("labels", (32,), "int64")
+weight = gx.parameter("weight", (10, 8))
+logits = gx.dense(x, weight)
+loss = gx.cross_entropy(logits, labels)
+slopes = gx.gradients(logits, [weight])

@@ -1,0 +1,3 @@
+import graphc as gx
+
+result = gx.input("", (8, 3, 32, 32))

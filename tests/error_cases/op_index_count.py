@@ -1,0 +1,12 @@
+import graphc as gx
+
+
+@gx.op
+def op_index_count(a, b):
+    i, j = gx.axes("i j")
+    return gx.define[i, j](a[i, j] * b[j])
+
+
+x = gx.input("x", (32, 8))
+y = gx.input("y", (32, 8))
+z = op_index_count(x, y)

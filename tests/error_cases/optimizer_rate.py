@@ -1,0 +1,3 @@
+import graphc as gx
+
+result = gx.SGD(lr=0)

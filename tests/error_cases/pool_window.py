@@ -1,0 +1,4 @@
+import graphc as gx
+
+images = gx.input("images", (8, 3, 32, 32))
+halved = gx.mean_pool2d(images, (2, 40))

@@ -1,0 +1,10 @@
+import numpy as np
+
+import graphc as gx
+
+x = gx.input("x", (32, 8))
+labels = gx.input("labels", (32,), "int64")
+weight = gx.parameter("weight", (10, 8))
+logits = gx.dense(x, weight)
+loss = gx.cross_entropy(logits, labels)
+program = gx.compile([loss], parameters={"weight": np.zeros((8, 10), np.float32)})

@@ -1,0 +1,3 @@
+import graphc as gx
+
+result = gx.models.vgg16(image=28)
