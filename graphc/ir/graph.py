@@ -24,6 +24,7 @@ class Node:
 
     ``label`` is for people: a parameter's name or what an op stands for; it never decides anything.
     ``layer`` is the layer or parameter that a node belongs to, used to name kernels.
+    ``effects`` are assignments that belong to every step that computes the node.
     """
 
     kind: Kind
@@ -36,6 +37,7 @@ class Node:
     value: np.ndarray | None = None
     layer: str = ""
     location: Location = UNKNOWN
+    effects: list[Assignment] = field(default_factory=list)
     __array_ufunc__ = None  # array + node is the node's to add, not NumPy's
 
     def __repr__(self) -> str:

@@ -8,8 +8,6 @@ from graphc.errors import user_error
 from graphc.ir.graph import Assignment, Node
 from graphc.ops.define import describe
 
-_SLOT = "_effects"  # on the node itself: a table of weak keys would keep them alive by its values
-
 
 def assign(state: Node, value: Node, when: Node) -> None:
     """Let ``state`` take ``value`` after every step whose graph holds the node ``when``.
@@ -27,9 +25,8 @@ def assign(state: Node, value: Node, when: Node) -> None:
             *describe((state, value)),
             "shape and element type must be equal",
         )
-    effects: list[Assignment] = when.__dict__.setdefault(_SLOT, [])
-    if Assignment(state, value) not in effects:
-        effects.append(Assignment(state, value))
+    if Assignment(state, value) not in when.effects:
+        when.effects.append(Assignment(state, value))
 
 
 def effects_of(nodes: Iterable[Node]) -> list[Assignment]:
@@ -40,7 +37,7 @@ def effects_of(nodes: Iterable[Node]) -> list[Assignment]:
     """
     found: dict[Node, Assignment] = {}
     for node in nodes:
-        for assignment in node.__dict__.get(_SLOT, ()):
+        for assignment in node.effects:
             earlier = found.setdefault(assignment.state, assignment)
             if earlier.value is not assignment.value:
                 raise user_error(
