@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from graphc import __version__
 from graphc.compiler import TARGETS
 from graphc.dsl.models import MODELS
 from graphc.errors import ToolchainError, UserError
 from graphc.inspect.doctor import examine, report
+from graphc.inspect.highlight import paint_c
 from graphc.inspect.show import STAGES, show
+from graphc.inspect.subject import file_subject, model_subject
 from graphc.inspect.summary import summarise
 from graphc.train.choose import choose_model
 from graphc.train.data import SPECS, load
 from graphc.train.loop import SCHEDULES, Options, train
-from graphc.train.network import OPTIMIZERS, build_model, changed_options
+from graphc.train.network import OPTIMIZERS, build_model, changed_options, make_optimizer
 from graphc.train.report import closing_lines, make_reporter
 
 COUNT = click.IntRange(min=1)
@@ -44,9 +48,14 @@ STEP_OPTIONS = (
     click.option("--momentum", type=float, help="Of SGD.  [default: 0.9]"),
     click.option("--weight-decay", type=float, help="[default: 0.0005; adam 0, adamw 0.01]"),
 )
-MODEL_NAMES = tuple(field for field in ("image", "channels", "classes", "head", "width"))
-MODEL_KEYS = (*MODEL_NAMES, "batch_norm", "dropout", "init", "dtype", "seed")
+MODEL_KEYS = (
+    "image", "channels", "classes", "head", "width", "batch_norm", "dropout", "init", "dtype",
+    "seed",
+)  # fmt: skip
 SHARED_KEYS = ("batch", "optimizer", "momentum", "weight_decay")
+
+
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 
 
 class Commands(click.Group):
@@ -89,7 +98,9 @@ def main() -> None:
 @click.option("--epochs", type=COUNT, default=4, show_default=True)
 @click.option("--steps", type=COUNT, help="Stop after so many steps, whatever the epochs.")
 @click.option("--lr", type=float, help="Highest learning rate.  [default: sgd 0.02, adam 0.001]")
-@click.option("--warmup", type=click.IntRange(min=0), default=20, show_default=True, metavar="STEPS")
+@click.option(
+    "--warmup", type=click.IntRange(min=0), default=20, show_default=True, metavar="STEPS"
+)
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True)
 @click.option("--samples", type=COUNT, help="At most so many images.")
 @click.option("--threads", type=COUNT, help="By default one for each core.")
@@ -100,14 +111,75 @@ def train_command(model: str, data: str, samples: int | None, **given: Any) -> N
     """Train a model and say where its formulas and sources can be read."""
     if given["target"] not in TARGETS:
         raise UserError("there is no CUDA target yet; leave --target out to train on the CPU")
-    asked = {key: given[key] for key in MODEL_KEYS if given[key] is not None}
+    asked = _model_options(given)
     first = choose_model(model, data, asked)
     dataset = load(
         data, image=first.settings.image[0], channels=first.settings.channels,
         classes=given["classes"], seed=given["seed"], samples=samples,
     )  # fmt: skip
-    net = build_model(model, {**changed_options(first), "classes": asked.get("classes", dataset.classes)})
+    net = build_model(
+        model, {**changed_options(first), "classes": asked.get("classes", dataset.classes)}
+    )
     options = Options(**{field.name: given[field.name] for field in fields(Options)})
     with make_reporter() as reporter:
         outcome = train(net, dataset, options, reporter)
-    click.echo(closing_lines(net, outcome, {key: given[key] for key in SHARED_KEYS}))
+    click.echo(closing_lines(net, outcome, _set_by_user(SHARED_KEYS, given)))
+
+
+@main.command("show")
+@click.argument("network", metavar="MODEL|FILE.py")
+@click.option("--stage", type=click.Choice(STAGES), help="What to show of it.")
+@click.option("--node", help="A layer, a value or a kernel.")
+@JSON_OPTION
+@with_options(STEP_OPTIONS)
+@with_options(MODEL_OPTIONS)
+def show_command(
+    network: str, stage: str | None, node: str | None, as_json: bool, **given: Any
+) -> None:
+    """Show the formulas, gradients, kernels and C of a model's training step.
+
+    FILE.py declares its own network: it assigns `loss`, `outputs` or both outside of any function.
+    """
+    optimizer = make_optimizer(given["optimizer"], None, given["momentum"], given["weight_decay"])
+    if network in MODELS:
+        net = build_model(network, _model_options(given))
+        subject = model_subject(net, given["batch"], optimizer)
+    elif network.endswith(".py"):
+        subject = file_subject(network, optimizer)
+    else:
+        raise UserError(_no_network(network))
+    click.echo(show(subject, stage, node, as_json, paint_c))
+
+
+@main.command("summary")
+@click.argument("model", type=click.Choice(list(MODELS)))
+@JSON_OPTION
+@with_options(MODEL_OPTIONS)
+def summary_command(model: str, as_json: bool, **given: Any) -> None:
+    """List the layers of a model: shapes, parameters, products, receptive fields."""
+    click.echo(summarise(build_model(model, _model_options(given)), as_json))
+
+
+@main.command("doctor")
+def doctor_command() -> None:
+    """Say what this machine has, and what to install where something is missing."""
+    checks = examine()
+    click.echo(report(checks))
+    if any(check.needed and check.fix for check in checks):
+        sys.exit(1)
+
+
+def _model_options(given: dict[str, Any]) -> dict[str, Any]:
+    return {key: given[key] for key in MODEL_KEYS if given[key] is not None}
+
+
+def _set_by_user(keys: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:
+    """The options that stand on the line."""
+    source = click.get_current_context().get_parameter_source
+    return {key: given[key] for key in keys if source(key) is not ParameterSource.DEFAULT}
+
+
+def _no_network(name: str) -> str:
+    close = difflib.get_close_matches(name, MODELS, n=1)
+    advice = f"did you mean {close[0]}?" if close else f"there are {', '.join(MODELS)}."
+    return f"there is no model '{name}'; {advice}\n  A network of your own is a file: FILE.py"

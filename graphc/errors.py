@@ -59,7 +59,7 @@ class ToolchainError(Exception):
 
 
 def user_error(what: str, *details: str, at: Location | None = None) -> UserError:
-    """A UserError whose first line opens with the user's file and line, if a file of theirs is at work."""
+    """A UserError whose first line opens with the user's file and line, if there is one."""
     place = at if at is not None else user_location()
     ours = place is UNKNOWN or place.file.startswith(_LIBRARY)
     first = what if ours else f"{place}: {what}"

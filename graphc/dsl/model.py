@@ -11,8 +11,8 @@ from graphc.dsl.layers import Dense, Dropout, Flatten, Layer, ReLU, Sequential
 from graphc.errors import user_error
 from graphc.ir.graph import Initializer, Node
 from graphc.ir.types import DType, Shape, element_count
-from graphc.ops.define import describe
 from graphc.ops.leaves import legal_dtype
+from graphc.ops.messages import describe
 from graphc.ops.windows import per_dimension
 
 Image = int | tuple[int, int]

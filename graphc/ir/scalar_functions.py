@@ -68,8 +68,8 @@ class uniform(Function):
 
 
 def positive_part(x: Any) -> Expr:
-    """max(x, 0) with the written rule relu'(0) = 0."""
-    return sympy.Piecewise((x, x > 0), (Integer(0), True))
+    """max(x, 0) with the written rule relu'(0) = 0; NaN stays NaN."""
+    return sympy.Piecewise((Integer(0), x <= 0), (x, True))
 
 
 def select(condition: Any, yes: Any, no: Any) -> Expr:

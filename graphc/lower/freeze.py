@@ -45,7 +45,8 @@ def freeze(expression: sympy.Basic, environment: Environment, dtype: DType) -> S
         return Number(bool(expression), DType.boolean)
     if expression.is_Integer:
         return Number(int(expression), DType.int64)
-    if expression.is_number and not expression.is_Relational and expression.is_real is not False:
+    real = expression.is_extended_real is not False
+    if expression.is_number and not expression.is_Relational and real:
         return Number(float(expression), dtype)
     for kind, rule in _RULES:
         if isinstance(expression, kind):

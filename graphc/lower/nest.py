@@ -142,6 +142,9 @@ def _same_window(a: Stage, b: Stage) -> bool:
         and a.equation.reduce_axes == b.equation.reduce_axes
         and a.reads == b.reads
         and a.conditions == b.conditions
+        and a.positions == b.positions
+        and a.equation.body == b.equation.body
+        and compute_dtype(a.node, a.equation) == compute_dtype(b.node, b.equation)
     )
 
 
@@ -192,6 +195,10 @@ def _reduction_statements(
         n: v for n, v in inner.values.items()
     })  # fmt: skip
     value = as_type(freeze(first.equation.body, _environment(first, both), dtype), dtype)
+    only_sums = all(s.equation.reduction == "sum" for s in block)
+    if first.conditions and not only_sums:
+        test = Inside(substitute_conditions(first.conditions, both.values))
+        value = Call("select", (test, value, as_type(Number(0, DType.int64), dtype)), dtype)
     inside.append(Declare(item, dtype, value))
     for stage in block:
         total = _accumulator(stage, dtype)
@@ -199,10 +206,10 @@ def _reduction_statements(
         inside += _accumulate(stage, total, Name(item, dtype), inner.axes)
         after.append(_finish(stage, total))
     guarded: tuple[Statement, ...] = tuple(inside)
-    if first.conditions:
+    if first.conditions and only_sums:
         guarded = (When(substitute_conditions(first.conditions, both.values), guarded),)
     sums = tuple(f"{s.value}_sum" for s in block)
-    simd = all(s.equation.reduction == "sum" for s in block) and not first.conditions
+    simd = only_sums and not first.conditions
     long_window = element_count(tuple(a.extent for a in inner.axes)) > _SHORT_WINDOW
     for depth in reversed(range(len(inner.axes))):
         vector = simd and depth == len(inner.axes) - 1 and long_window
@@ -247,8 +254,12 @@ def _accumulate(stage: Stage, total: Name, item: Name, axes: tuple[Axis, ...]) -
         return [Assign(total.name, Call(name, (total, as_type(item, total.dtype)), total.dtype))]
     beats = "greater" if kind.endswith("max") else "less"
     wins = Call(beats, (item, total), DType.boolean)
-    if item.dtype.is_float:
-        wins = Call("or", (wins, Call("not_equal", (item, item), DType.boolean)), DType.boolean)
+    if item.dtype.is_float:  # the first NaN wins
+        missing = Call("not_equal", (item, item), DType.boolean)
+        if kind.startswith("arg"):
+            numeric = Call("equal", (total, total), DType.boolean)
+            missing = Call("and", (missing, numeric), DType.boolean)
+        wins = Call("or", (wins, missing), DType.boolean)
     found: list[Statement] = []
     if kind.startswith("arg"):
         place = Name(f"{stage.value}_place", DType.int64)

@@ -27,8 +27,8 @@ def broadcast_shape(*shapes: Shape) -> Shape:
         if len(extents) > 1:
             conflict = " and ".join(map(str, sorted(extents)))
             raise UserError(
-                f"the shapes do not broadcast: dimension {-back} has extents {conflict}; "
-                "extents must be equal or 1"
+                "the shapes do not broadcast\n"
+                f"dimension {-back} has extents {conflict}; extents must be equal or 1"
             )
         result.append(extents.pop() if extents else 1)
     return tuple(result)

@@ -10,8 +10,8 @@ from graphc.errors import user_error
 from graphc.ir.graph import Node, operators
 from graphc.ir.scalar_functions import select
 from graphc.ir.types import DType
-from graphc.ops.define import describe
 from graphc.ops.elementwise import Operand, elementwise
+from graphc.ops.messages import describe
 
 
 def less(a: Operand, b: Operand) -> Node:

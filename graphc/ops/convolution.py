@@ -5,6 +5,7 @@ As everywhere in deep learning the filter is not reversed: out[i] = sum over r o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from graphc.errors import user_error
@@ -17,13 +18,15 @@ from graphc.ops.define import (
     axes,
     axis,
     define,
-    describe,
     op,
+    result_dtype,
     sum_over,
     where_divisible,
 )
+from graphc.ops.messages import check_values, describe
 from graphc.ops.shape import reshape
 from graphc.ops.windows import (
+    ARRAYS,
     Border,
     Paddings,
     Sizes,
@@ -165,17 +168,17 @@ def _convolve(
     dilation: Sizes, groups: int,
 ) -> Node:  # fmt: skip
     what = f"conv{rank}d"
-    _check_arrays(what, rank, x, w, groups)
-    _check_channels(what, x, w, x.shape[1], w.shape[1] * groups, f"x's channels and {groups} x w's")
-    _check_groups(what, w, w.shape[0], groups)
-    steps, gaps = _steps(what, stride, dilation, rank)
-    around = border(what, padding, x.shape[2:], w.shape[2:], steps, gaps)
-    check_window(what, (x, w), x.shape[2:], w.shape[2:], around, gaps)
+    _check_arrays(what, rank, x, w)
+    _check_groups(what, x, w, groups, (x.shape[1], w.shape[0]))
+    _check_channels(what, x, w, groups, 1)
+    steps, gaps = _steps(what, stride, dilation, (x, w))
+    around = border(what, padding, (x, w), w.shape[2:], steps, gaps)
+    check_window(what, (x, w), w.shape[2:], around, gaps)
     settings: Attributes = {"stride": steps, "padding": around, "dilation": gaps}
     if groups == 1:
-        return _with_bias(what, convolution(x, w, **settings), b)
+        return _with_bias(what, x, w, convolution(x, w, **settings), b)
     y = grouped_convolution(_split(x, 1, groups), _split(w, 0, groups), **settings)
-    return _with_bias(what, _merge(y), b)
+    return _with_bias(what, x, w, _merge(y), b)
 
 
 def conv_transpose1d(
@@ -225,22 +228,26 @@ def _transpose(
     output_padding: Sizes, dilation: Sizes, groups: int,
 ) -> Node:  # fmt: skip
     what = f"conv_transpose{rank}d"
-    _check_arrays(what, rank, x, w, groups)
-    _check_channels(what, x, w, x.shape[1], w.shape[0], "x's channels and w's first dimension")
-    _check_groups(what, x, x.shape[1], groups)
-    steps, gaps = _steps(what, stride, dilation, rank)
+    _check_arrays(what, rank, x, w)
+    _check_groups(what, x, w, groups, (x.shape[1],))
+    _check_channels(what, x, w, 1, 0)
+    steps, gaps = _steps(what, stride, dilation, (x, w))
     if padding == "same":
-        raise user_error(f"{what}: padding 'same' has no meaning here; give numbers")
-    around = border(what, padding, x.shape[2:], w.shape[2:], steps, gaps)
-    extra = per_dimension(what, "output_padding", output_padding, rank, 0)
+        raise user_error(
+            f"{what}: padding is 'same', which has no meaning here",
+            *describe((x, w), ARRAYS),
+            "expected numbers",
+        )
+    around = border(what, padding, (x, w), w.shape[2:], steps, gaps)
+    extra = per_dimension(what, "output_padding", output_padding, rank, 0, (x, w))
     extents = _grown(what, x, w, steps, around, extra, gaps)
     settings: Attributes = {
         "stride": steps, "padding": around, "dilation": gaps, "extents": extents,
     }  # fmt: skip
     if groups == 1:
-        return _with_bias(what, transposed_convolution(x, w, **settings), b)
+        return _with_bias(what, x, w, transposed_convolution(x, w, **settings), b)
     y = grouped_transposed_convolution(_split(x, 1, groups), _split(w, 0, groups), **settings)
-    return _with_bias(what, _merge(y), b)
+    return _with_bias(what, x, w, _merge(y), b)
 
 
 def _grown(
@@ -251,59 +258,71 @@ def _grown(
     for d, (place, size) in enumerate(zip(x.shape[2:], w.shape[2:], strict=True)):
         if extra[d] >= max(stride[d], dilation[d]):
             raise user_error(
-                f"{what}: output_padding must be smaller than stride or dilation, "
-                f"here {extra[d]} with {stride[d]} and {dilation[d]}"
+                f"{what}: output_padding is {extra[d]}",
+                *describe((x, w), ARRAYS),
+                f"expected less than the stride or the dilation, here {stride[d]} and "
+                f"{dilation[d]}",
             )
         full = (place - 1) * stride[d] + dilation[d] * (size - 1) + 1 + extra[d]
         extents.append(full - sum(padding[d]))
         if extents[-1] <= 0:
             raise user_error(
                 f"{what}: the padding cuts everything away",
-                *describe((x, w)),
+                *describe((x, w), ARRAYS),
                 f"dimension {d + 2} of the result has {full} cells, the padding cuts "
                 f"{sum(padding[d])}; use less padding",
             )
     return tuple(extents)
 
 
-def _steps(what: str, stride: Sizes, dilation: Sizes, rank: int) -> tuple[Shape, Shape]:
+def _steps(
+    what: str, stride: Sizes, dilation: Sizes, operands: Sequence[Node]
+) -> tuple[Shape, Shape]:
+    rank = len(operands[0].shape) - 2
     return (
-        per_dimension(what, "stride", stride, rank, 1),
-        per_dimension(what, "dilation", dilation, rank, 1),
+        per_dimension(what, "stride", stride, rank, 1, operands),
+        per_dimension(what, "dilation", dilation, rank, 1, operands),
     )
 
 
-def _check_arrays(what: str, rank: int, x: Node, w: Node, groups: int) -> None:
+def _check_arrays(what: str, rank: int, x: Node, w: Node) -> None:
     check_rank(what, rank, x, "x")
     check_rank(what, rank, w, "w")
-    per_dimension(what, "groups", groups, 1, 1)
+    result_dtype(what, (x, w), ARRAYS)
 
 
-def _check_channels(what: str, x: Node, w: Node, have: int, need: int, names: str) -> None:
-    if have != need:
+def _check_channels(what: str, x: Node, w: Node, groups: int, place: int) -> None:
+    if w.shape[place] * groups != x.shape[1]:
         raise user_error(
             f"{what}: the channels differ",
-            *describe((x, w)),
-            f"{names} must be equal, here {have} and {need}",
+            *describe((x, w), ARRAYS),
+            f"w's dimension {place} must be x's channels{f' / {groups}' * (groups > 1)}, "
+            f"here {w.shape[place]} and {x.shape[1]}{f' / {groups}' * (groups > 1)}",
         )
 
 
-def _check_groups(what: str, value: Node, channels: int, groups: int) -> None:
-    if channels % groups:
-        raise user_error(
-            f"{what}: {groups} groups do not divide {channels} channels",
-            *describe((value,)),
-            "choose a number of groups that divides both channel numbers",
-        )
+def _check_groups(what: str, x: Node, w: Node, groups: int, channels: Sequence[int]) -> None:
+    per_dimension(what, "groups", groups, 1, 1, (x, w))
+    for number in channels:
+        if number % groups:
+            raise user_error(
+                f"{what}: {groups} groups do not divide {number} channels",
+                *describe((x, w), ARRAYS),
+                "choose a number of groups that divides x's channels and the result's",
+            )
 
 
-def _with_bias(what: str, y: Node, b: Node | None) -> Node:
+def _with_bias(what: str, x: Node, w: Node, y: Node, b: Node | None) -> Node:
     if b is None:
         return y
-    if not isinstance(b, Node) or b.shape != (y.shape[1],):
+    check_values(what, b)
+    if b.shape != (y.shape[1],):
         raise user_error(
-            f"{what}: the bias must be an array of {y.shape[1]} numbers, one a channel, here {b!r}"
+            f"{what}: the bias does not fit",
+            *describe((x, w, b), ARRAYS),
+            f"b must have shape [{y.shape[1]}], one number for each channel of the result",
         )
+    result_dtype(what, (x, w, b), ARRAYS)
     result: Node = channel_sum(y, b)
     return result
 

@@ -8,11 +8,13 @@ def matmul(a, b):
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, overload
 
+import numpy as np
 import sympy
 
 from graphc.errors import CompilerBug, UserError, user_error, user_location
@@ -21,6 +23,14 @@ from graphc.ir.graph import Node, op_node
 from graphc.ir.index import Index, axis_index
 from graphc.ir.types import DType, Shape
 from graphc.ops.extents import infer_axes
+from graphc.ops.messages import (
+    LETTERS,
+    brief,
+    check_values,
+    describe,
+    explained,
+    illegal_expression,
+)
 
 Padding = Sequence[tuple[int, int]]
 
@@ -72,16 +82,33 @@ class Operand:
         items = index if isinstance(index, tuple) else (index,)
         if len(items) != len(self.shape):
             raise UserError(
-                f"an equation reads a {len(self.shape)}-dimensional array with {len(items)} indexes"
+                f"{self.letter} has {len(self.shape)} dimensions but is read with {len(items)} "
+                f"indexes\nthe read is at {user_location()}; give one index a dimension"
             )
         shifted = tuple(
             _as_index(item) - before for item, (before, _) in zip(items, self.padding, strict=True)
         )
         return _active[-1].read(Read(self.number, shifted, self.fill), self.padding)
 
+    @property
+    def letter(self) -> str:
+        """What messages call it."""
+        return LETTERS[self.number % len(LETTERS)]
+
+    def __repr__(self) -> str:
+        """A few words for messages."""
+        return f"the operand {self.letter}, which is not read"
+
 
 def _as_index(item: Any) -> Index:
-    return Index((), item) if isinstance(item, int) else item
+    if isinstance(item, int) and not isinstance(item, bool):
+        return Index((), item)
+    if not isinstance(item, Index) or any(type(c) is not int for _, c in item.terms):
+        raise UserError(
+            f"an index is no sum of axes and whole numbers\nthe read is at {user_location()}; "
+            "an index may add axes, multiply them by whole numbers and divide by them (//, %)"
+        )
+    return item
 
 
 @dataclass(frozen=True)
@@ -146,7 +173,7 @@ class _Over:
 
     def __getitem__(self, names: Any) -> Callable[[Any], Reduced]:
         reduced = names if isinstance(names, tuple) else (names,)
-        return lambda body: Reduced(self.reduction, reduced, sympy.sympify(body))
+        return lambda body: Reduced(self.reduction, reduced, _body(body))
 
 
 class _Define:
@@ -160,7 +187,19 @@ class _Define:
 def _as_reduced(expression: Any) -> Reduced:
     if isinstance(expression, Reduced):
         return expression
-    return Reduced("none", (), sympy.sympify(expression))
+    return Reduced("none", (), _body(expression))
+
+
+def _body(value: Any) -> sympy.Basic:
+    """A scalar expression, or a UserError for anything else."""
+    if isinstance(value, bool | int | float | np.generic):
+        return sympy.sympify(value)
+    if not isinstance(value, sympy.Basic):
+        raise UserError(
+            f"the expression is {brief(value)}\nit is written at {user_location()}; expected an "
+            "expression of reads, such as a[i, k] * b[k, j], with functions of gx.scalar"
+        )
+    return value
 
 
 define = _Define()
@@ -192,18 +231,32 @@ class Op:
         ``label`` is what people read instead of the function's name.
         """
         name = label or self.__name__
-        for value in inputs:
-            if not isinstance(value, Node):
-                raise user_error(f"{name}: expected graph values, got {value!r}")
+        check_values(name, *inputs)
         dtype = self.dtype or result_dtype(name, inputs)
+        self._check_call(name, inputs, attributes)
         try:
             equation = self.equation(*(value.shape for value in inputs), **attributes)
         except UserError as error:
-            raise user_error(f"{name}: {error}", *describe(inputs)) from None
+            raise explained(name, error, inputs) from None
         return op_node(
             equation, tuple(inputs), dtype,
             label=name, layer=current_layer(), location=user_location(),
         )  # fmt: skip
+
+    def _check_call(self, name: str, inputs: Sequence[Node], attributes: dict[str, Any]) -> None:
+        try:
+            inspect.signature(self.function).bind(*inputs, **attributes)
+        except TypeError as error:
+            raise user_error(
+                f"{name}: {error}", *describe(inputs),
+                "pass graph values by position and attributes by keyword, as the op declares them",
+            ) from None  # fmt: skip
+        for key, value in attributes.items():
+            if not _hashable(value):
+                raise user_error(
+                    f"{name}: the attribute {key}={brief(value)} can change after the call",
+                    "pass numbers, texts and tuples of them: (1, 2) instead of [1, 2]",
+                )
 
     def _trace(
         self, shapes: tuple[Shape, ...], attributes: tuple[tuple[str, Any], ...]
@@ -213,10 +266,18 @@ class Op:
         _active.append(trace)
         try:
             definition = self.function(*operands, **dict(attributes))
+        except (TypeError, ValueError, AttributeError) as error:
+            illegal = illegal_expression(error)
+            if illegal is None:
+                raise
+            raise illegal from None
         finally:
             _active.pop()
         if not isinstance(definition, Definition):
-            raise UserError("an op must return define[axes](expression)")
+            raise UserError(
+                "the function does not return a definition\nend it with return "
+                "gx.define[axes](expression)"
+            )
         return _finish(trace, definition)
 
 
@@ -244,7 +305,7 @@ def _finish(trace: Trace, definition: Definition) -> Equation:
 def _axis_name(index: Index) -> str:
     name = index.single_name
     if name is None:
-        raise UserError(f"'{index}' is not an axis; define[...] and sums run over plain axes")
+        raise UserError(f"'{index}' is not an axis\ndefine[...] and sums run over plain axes")
     return name
 
 
@@ -267,12 +328,20 @@ def op(function: Callable[..., Definition] | None = None, *, dtype: str | None =
     return Op(function, wanted)
 
 
-def result_dtype(name: str, inputs: Sequence[Node]) -> DType:
+def _hashable(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def result_dtype(name: str, inputs: Sequence[Node], names: str = LETTERS) -> DType:
     """The one floating type of the inputs; without one, the first input's type."""
     floats = {value.dtype for value in inputs if value.dtype.is_float}
     if len(floats) > 1:
         raise user_error(
-            f"{name}: operands of different floating types", *describe(inputs),
+            f"{name}: operands of different floating types", *describe(inputs, names),
             "cast one of them: gx.cast(value, 'float32')",
         )  # fmt: skip
     if floats:
@@ -280,16 +349,6 @@ def result_dtype(name: str, inputs: Sequence[Node]) -> DType:
     if not inputs:
         raise CompilerBug(f"{name} without operands needs a dtype")
     return inputs[0].dtype
-
-
-def describe(inputs: Sequence[Node]) -> list[str]:
-    """One line an operand: letter, type, shape, where it comes from."""
-    types = [f"{node.dtype.value}{list(node.shape)}" for node in inputs]
-    width = max(map(len, types), default=0)
-    return [
-        f"{'abcdefgh'[i % 8]}: {kind:{width}}   from `{node.label}` ({node.location})"
-        for i, (kind, node) in enumerate(zip(types, inputs, strict=True))
-    ]
 
 
 _layers: list[str] = []

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from graphc.errors import user_error
 from graphc.ir.graph import Assignment, Node
-from graphc.ops.define import describe
+from graphc.ops.messages import describe
 
 
 def assign(state: Node, value: Node, when: Node) -> None:

@@ -21,8 +21,9 @@ from graphc.ir.graph import Node, op_node, operators
 from graphc.ir.scalar_functions import detach
 from graphc.ir.types import Axis, DType, Shape
 from graphc.ops.broadcasting import axis_names, broadcast_index, broadcast_shape
-from graphc.ops.define import current_layer, describe
+from graphc.ops.define import current_layer
 from graphc.ops.leaves import constant, legal_dtype
+from graphc.ops.messages import describe
 
 Operand = Node | float | np.ndarray
 Body = Callable[..., sympy.Basic]
@@ -103,7 +104,7 @@ def _operand(name: str, value: object, floating: DType | None) -> Node | float:
     if isinstance(value, np.ndarray):
         return constant(value, floating if value.dtype.kind == "f" else None)
     if isinstance(value, bool | int | float):
-        return constant(value, floating) if math.isnan(value) else value
+        return value if math.isfinite(value) else constant(value, floating)
     raise user_error(
         f"{name}: expected a graph value, a number or a NumPy array, got {value!r}",
         "turn it into one first: gx.constant(value)",

@@ -28,10 +28,10 @@ def infer_axes(
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(
-            f"the extent of axis '{unknown[0]}' does not follow from the reads; "
-            f"give it: axis('{unknown[0]}', extent)"
+            f"the extent of axis '{unknown[0]}' does not follow from the reads\n"
+            f"give it: gx.axis('{unknown[0]}', extent)"
         )
-    _check_inside(constraints, known, given)
+    _check_inside(constraints, {name: known[name] for name in names})
     return tuple(Axis(n, known[n]) for n in out), tuple(Axis(n, known[n]) for n in over)
 
 
@@ -60,7 +60,8 @@ def _exact_extents(constraints: Sequence[Constraint], known: dict[str, int]) -> 
         extent = high - low + 1
         if known.setdefault(atom, extent) != extent and atom in origin:
             raise UserError(
-                f"axis '{atom}' is {known[atom]} long in {origin[atom]} but {extent} in {text}; "
+                f"axis '{atom}' has two extents\n"
+                f"it is {known[atom]} in {origin[atom]} but {extent} in {text}; "
                 "the two must be equal"
             )
         origin.setdefault(atom, text)
@@ -78,20 +79,28 @@ def _window_extents(constraints: Sequence[Constraint], known: dict[str, int]) ->
             rest = index - Index(((name, index.coefficient(name)),))
             extent = (high - rest.bounds(known)[1]) // index.coefficient(name) + 1
             if extent <= 0:
-                raise UserError(f"the window '{index}' is larger than {text}; nothing is left")
+                raise UserError(
+                    f"the window '{index}' is larger than its array\n"
+                    f"nothing is left of {text}; use a smaller window or a border"
+                )
             tightest[name] = min(extent, tightest.get(name, extent))
         if not tightest:
             return
         known.update(tightest)
 
 
-def _check_inside(
-    constraints: Sequence[Constraint], known: Mapping[str, int], given: Mapping[str, int]
-) -> None:
+def _check_inside(constraints: Sequence[Constraint], known: Mapping[str, int]) -> None:
     for index, low, high, text in constraints:
         missing = [n for n in index.names if n not in known]
         if missing:
-            raise UserError(f"axis '{missing[0]}' is read but neither defined nor summed over")
+            raise UserError(
+                f"axis '{missing[0]}' is read but neither defined nor summed over\n"
+                f"add it to define[...] or reduce over it: gx.sum_over[{missing[0]}](...)"
+            )
         least, greatest = index.bounds(known)
         if least < low or greatest > high:
-            raise UserError(f"index '{index}' runs over {least}..{greatest}, outside of {text}")
+            raise UserError(
+                f"index '{index}' runs outside of its array\n"
+                f"it takes {least}..{greatest}, {text} has {low}..{high}; give another extent "
+                "or a border: a.padded([(before, after), ...])"
+            )

@@ -9,17 +9,9 @@ from graphc.errors import UserError, user_error
 from graphc.ir.graph import Node, operators
 from graphc.ir.types import Shape
 from graphc.ops.broadcasting import axis_names, broadcast_index, broadcast_shape
-from graphc.ops.define import (
-    Definition,
-    Operand,
-    axes,
-    axis,
-    define,
-    describe,
-    op,
-    sum_over,
-)
+from graphc.ops.define import Definition, Operand, axes, axis, define, op, sum_over
 from graphc.ops.elementwise import add
+from graphc.ops.messages import describe
 
 
 @op
@@ -69,17 +61,26 @@ def matmul(a: Node, b: Node) -> Node:
     Raises:
         UserError: the inner dimensions differ, leading ones do not broadcast, or one is a scalar.
     """
-    for value in (a, b):
-        if not isinstance(value, Node):
-            raise user_error(f"matmul: expected graph values, got {value!r}")
+    check_values("matmul", a, b)
     if not a.shape or not b.shape:
-        raise user_error("matmul: a scalar has no inner dimension; use *", *describe([a, b]))
+        raise user_error(
+            "matmul: a scalar has no inner dimension", *describe([a, b]),
+            "expected vectors or matrices; to scale a value use *",
+        )  # fmt: skip
     rows, which = (b.shape[-2], "last but one") if len(b.shape) > 2 else (b.shape[0], "first")
     if a.shape[-1] != rows:
         raise user_error(
             "matmul: the inner dimensions differ", *describe([a, b]),
-            f"a's last and b's {which} dimension must be equal, here {a.shape[-1]} and {rows}.",
+            f"a's last and b's {which} dimension must be equal, here {a.shape[-1]} and {rows}",
         )  # fmt: skip
+    try:
+        broadcast_shape(a.shape[:-2], b.shape[:-2])
+    except UserError:
+        raise user_error(
+            "matmul: the leading dimensions do not broadcast", *describe([a, b]),
+            "all but the last two must be equal or 1, "
+            f"here {list(a.shape[:-2])} and {list(b.shape[:-2])}",
+        ) from None  # fmt: skip
     return matrix_product(a, b, label="matmul")
 
 
@@ -98,18 +99,19 @@ def dense(x: Node, w: Node, b: Node | None = None) -> Node:
         UserError: the shapes do not fit.
     """
     given = [x, w] if b is None else [x, w, b]
+    check_values("dense", *given)
     if not x.shape or len(w.shape) != 2 or x.shape[-1] != w.shape[1]:
         raise user_error(
-            "dense: the input features differ", *describe(given),
-            "a must be (.., K) and b (O, K): one row of weights for each output.",
+            "dense: the input features differ", *describe(given, "xwb"),
+            "x must be (.., K) and w (O, K): one row of weights for each output",
         )  # fmt: skip
     product = dense_product(x, w, label="dense")
     if b is None:
         return product
     if b.shape != (w.shape[0],):
         raise user_error(
-            "dense: the bias does not fit the weights", *describe(given),
-            f"c must be ({w.shape[0]},), one number for each output.",
+            "dense: the bias does not fit the weights", *describe(given, "xwb"),
+            f"b must have shape [{w.shape[0]}], one number for each output",
         )  # fmt: skip
     return add(product, b)
 

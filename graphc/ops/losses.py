@@ -17,7 +17,6 @@ from graphc.ops.define import (
     axes,
     axis,
     define,
-    describe,
     indicator,
     op,
     position,
@@ -32,6 +31,7 @@ from graphc.ops.elementwise import (
     subtract,
 )
 from graphc.ops.leaves import legal_dtype
+from graphc.ops.messages import describe
 from graphc.ops.reductions import logsumexp, max, mean, sum
 from graphc.ops.windows import places
 

@@ -10,9 +10,10 @@ from graphc.errors import user_error
 from graphc.ir.graph import Node
 from graphc.ir.types import element_count
 from graphc.ops.broadcasting import axis_names
-from graphc.ops.define import Definition, Operand, axes, axis, define, describe, op, sum_over
+from graphc.ops.define import Definition, Operand, axes, axis, define, op, sum_over
 from graphc.ops.effects import assign
 from graphc.ops.elementwise import add, elementwise, floating, multiply, sympy_number
+from graphc.ops.messages import describe
 from graphc.ops.windows import places
 
 

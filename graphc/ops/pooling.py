@@ -12,20 +12,12 @@ from graphc.errors import user_error
 from graphc.ir.graph import Node
 from graphc.ir.scalar_functions import select
 from graphc.ir.types import Shape, element_count
-from graphc.ops.define import (
-    Definition,
-    Op,
-    Operand,
-    axes,
-    define,
-    describe,
-    max_over,
-    op,
-    sum_over,
-)
+from graphc.ops.define import Definition, Op, Operand, axes, define, max_over, op, sum_over
 from graphc.ops.elementwise import divide, floating
 from graphc.ops.leaves import constant
+from graphc.ops.messages import brief, check_values, describe
 from graphc.ops.windows import (
+    ARRAYS,
     Border,
     Paddings,
     Sizes,
@@ -231,7 +223,9 @@ def _lp_pool(
     rank: int, x: Node, window: Sizes, p: float, stride: Sizes | None, padding: Paddings
 ) -> Node:
     if not isinstance(p, int | float) or not 1 <= p < math.inf:
-        raise user_error(f"lp_pool{rank}d: p must be a number of at least 1, here {p!r}")
+        raise user_error(
+            f"lp_pool{rank}d: p is {brief(p)}", "expected a finite number of at least 1"
+        )
     settings = _settings(f"lp_pool{rank}d", rank, x, window, stride, padding)
     floating(f"lp_pool{rank}d", x)
     order = sympy.nsimplify(p, rational=True)
@@ -240,8 +234,13 @@ def _lp_pool(
 
 
 def _global(what: str, x: Node, reduce: Op) -> Node:
-    if not isinstance(x, Node) or not 3 <= len(x.shape) <= 5:
-        raise user_error(f"{what}: expected (batch, channels, *places), here {x!r}")
+    check_values(what, x)
+    if not 3 <= len(x.shape) <= 5:
+        raise user_error(
+            f"{what}: x must have three to five dimensions, here {len(x.shape)}",
+            *describe((x,), ARRAYS),
+            "the order is (batch, channels, *places); reshape it first: gx.reshape",
+        )
     result: Node = reduce(x)
     return result
 
@@ -250,15 +249,15 @@ def _settings(
     what: str, rank: int, x: Node, window: Sizes, stride: Sizes | None, padding: Paddings
 ) -> dict[str, Any]:
     check_rank(what, rank, x, "x")
-    size = per_dimension(what, "window", window, rank, 1)
-    step = size if stride is None else per_dimension(what, "stride", stride, rank, 1)
-    around = border(what, padding, x.shape[2:], size, step, (1,) * rank)
+    size = per_dimension(what, "window", window, rank, 1, (x,))
+    step = size if stride is None else per_dimension(what, "stride", stride, rank, 1, (x,))
+    around = border(what, padding, (x,), size, step, (1,) * rank)
     for extent, pair in zip(size, around, strict=True):
         if max(pair) > extent // 2:
             raise user_error(
                 f"{what}: the padding {pair} is more than half of the window {extent}",
-                *describe((x,)),
+                *describe((x,), ARRAYS),
                 "a window would see padding only; pad less or use a larger window",
             )
-    check_window(what, (x,), x.shape[2:], size, around, (1,) * rank)
+    check_window(what, (x,), size, around, (1,) * rank)
     return {"window": size, "stride": step, "padding": around}

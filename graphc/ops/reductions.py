@@ -13,17 +13,9 @@ from graphc.ir.equation import Reduction
 from graphc.ir.graph import Node
 from graphc.ir.types import DType, Shape
 from graphc.ops.broadcasting import axis_names
-from graphc.ops.define import (
-    Definition,
-    Operand,
-    Reduced,
-    axes,
-    axis,
-    define,
-    describe,
-    op,
-)
+from graphc.ops.define import Definition, Operand, Reduced, axes, axis, define, op
 from graphc.ops.elementwise import cast, exp, floating, log, square, stop_gradient
+from graphc.ops.messages import describe
 from graphc.ops.shape import dimension, reshape
 
 Dimensions = int | Sequence[int] | None

@@ -19,12 +19,12 @@ from graphc.ops.define import (
     axes,
     axis,
     define,
-    describe,
     op,
     position,
     where_divisible,
 )
 from graphc.ops.elementwise import floating
+from graphc.ops.messages import brief, check_values, describe
 from graphc.ops.shape import concat
 from graphc.ops.windows import Border, Sizes, per_dimension, places
 
@@ -149,9 +149,15 @@ def pad(
         raise user_error(
             f"pad: mode={mode!r} is not known", "expected 'zero', 'constant' or 'edge'"
         )
-    if not isinstance(x, Node) or len(widths) != len(x.shape):
-        raise user_error(f"pad: expected one (before, after) pair a dimension of {x!r}")
-    pairs = [per_dimension("pad", "a pair of widths", pair, 2, 0) for pair in widths]
+    check_values("pad", x)
+    if not isinstance(widths, list | tuple) or len(widths) != len(x.shape):
+        raise user_error(
+            f"pad: the widths are {brief(widths)}", *describe([x], "x"),
+            f"expected {len(x.shape)} pairs (before, after), one a dimension",
+        )  # fmt: skip
+    if mode == "constant" and not isinstance(value, int | float):
+        raise user_error(f"pad: value is {brief(value)}", "expected a number")
+    pairs = [per_dimension("pad", "a pair of widths", pair, 2, 0, [x]) for pair in widths]
     if mode == "edge":
         for dimension, (before, after) in enumerate(pairs):
             x = _with_edges(x, dimension, before, after)
@@ -171,9 +177,11 @@ def _with_edges(x: Node, dimension: int, before: int, after: int) -> Node:
 
 
 def _factor(what: str, x: Node, factor: Sizes) -> Shape:
-    if not isinstance(x, Node) or not 3 <= len(x.shape) <= 5:
+    check_values(what, x)
+    if not 3 <= len(x.shape) <= 5:
         raise user_error(
-            f"{what}: expected (batch, channels, *places), here {x!r}",
-            *(describe([x]) if isinstance(x, Node) else []),
+            f"{what}: x must have three to five dimensions, here {len(x.shape)}",
+            *describe([x], "x"),
+            "the order is (batch, channels, *places); reshape it first: gx.reshape",
         )
-    return per_dimension(what, "factor", factor, len(x.shape) - 2, 1)
+    return per_dimension(what, "factor", factor, len(x.shape) - 2, 1, [x])

@@ -12,8 +12,9 @@ from graphc.ir.graph import Node, operators
 from graphc.ir.index import Index
 from graphc.ir.types import Shape
 from graphc.ops.broadcasting import broadcast_index, broadcast_shape, sized_axes
-from graphc.ops.define import Definition, Operand, define, describe, op
+from graphc.ops.define import Definition, Operand, define, op
 from graphc.ops.leaves import legal_shape
+from graphc.ops.messages import describe
 
 Step = tuple[int, int, int] | None  # start, step, extent of a slice; extent 0 drops the dimension
 

@@ -8,11 +8,13 @@ from graphc.errors import user_error
 from graphc.ir.graph import Node
 from graphc.ir.index import Index
 from graphc.ir.types import Shape
-from graphc.ops.define import axes, axis, describe
+from graphc.ops.define import axes, axis
+from graphc.ops.messages import brief, check_values, describe
 
 Sizes = int | Sequence[int]
 Paddings = int | str | Sequence[int] | Sequence[tuple[int, int]]
 Border = tuple[tuple[int, int], ...]
+ARRAYS = "xwb"  # what the arguments of these ops are called in messages
 
 
 def places(rank: int) -> tuple[Index, ...]:
@@ -36,30 +38,33 @@ def slide(
 
 def check_rank(what: str, rank: int, value: object, name: str) -> None:
     """A UserError unless ``value`` is a graph value of shape (first, second, *rank extents)."""
-    if not isinstance(value, Node):
-        raise user_error(f"{what}: {name} must be a graph value, here {value!r}")
-    if len(value.shape) != rank + 2:
+    check_values(what, value)
+    if isinstance(value, Node) and len(value.shape) != rank + 2:
+        order = "(batch, channels, *places)" if name == "x" else "(channels, channels, *window)"
         raise user_error(
             f"{what}: {name} must have {rank + 2} dimensions, here {len(value.shape)}",
-            *describe([value]),
-            "the order is (batch, channels, *places) for arrays; reshape it first",
+            *describe([value], name),
+            f"the order is {order} with {rank} at the end; reshape it first: gx.reshape",
         )
 
 
-def per_dimension(what: str, name: str, value: object, rank: int, least: int) -> tuple[int, ...]:
+def per_dimension(
+    what: str, name: str, value: object, rank: int, least: int, operands: Sequence[Node] = ()
+) -> tuple[int, ...]:
     """One integer a dimension, each at least ``least``; one integer alone counts for all."""
     given = value if isinstance(value, tuple | list) else (value,) * rank
     whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= least for v in given)
     if len(given) != rank or not whole:
+        several = f", or {rank} of them" if rank > 1 else ""
         raise user_error(
-            f"{what}: {name} must be an integer of at least {least}, or {rank} of them, "
-            f"here {value!r}"
-        )
+            f"{what}: {name} is {brief(value)}", *describe(operands, ARRAYS),
+            f"expected an integer of at least {least}{several}",
+        )  # fmt: skip
     return tuple(given)
 
 
 def border(
-    what: str, padding: Paddings, extents: Sequence[int], window: Sequence[int],
+    what: str, padding: Paddings, operands: Sequence[Node], window: Sequence[int],
     stride: Sequence[int], dilation: Sequence[int],
 ) -> Border:  # fmt: skip
     """(before, after) for each dimension.
@@ -67,6 +72,7 @@ def border(
     "same" pads so that there are ceil(extent / stride) places, the odd cell at the end;
     "valid" is 0.
     """
+    extents = operands[0].shape[2:]
     rank = len(extents)
     if padding == "valid":
         return ((0, 0),) * rank
@@ -75,27 +81,33 @@ def border(
         total = [max(0, (-(-x // s) - 1) * s + d * (k - 1) + 1 - x) for x, k, s, d in spans]
         return tuple((t // 2, t - t // 2) for t in total)
     if isinstance(padding, str):
-        raise user_error(f"{what}: padding must be 'same', 'valid' or numbers, here {padding!r}")
+        raise user_error(
+            f"{what}: padding is {brief(padding)}", *describe(operands, ARRAYS),
+            "expected 'same', 'valid' or numbers",
+        )  # fmt: skip
     if isinstance(padding, tuple | list) and any(isinstance(p, tuple | list) for p in padding):
-        pairs = [per_dimension(what, "a pair of paddings", p, 2, 0) for p in padding]
+        pairs = [per_dimension(what, "a pair of paddings", p, 2, 0, operands) for p in padding]
         if len(pairs) != rank:
-            raise user_error(f"{what}: padding must hold {rank} pairs, here {len(pairs)}")
+            raise user_error(
+                f"{what}: padding is {brief(padding)}", *describe(operands, ARRAYS),
+                f"expected {rank} pairs (before, after), one a dimension",
+            )  # fmt: skip
         return tuple((before, after) for before, after in pairs)
-    return tuple((p, p) for p in per_dimension(what, "padding", padding, rank, 0))
+    return tuple((p, p) for p in per_dimension(what, "padding", padding, rank, 0, operands))
 
 
 def check_window(
-    what: str, operands: Sequence[Node], extents: Sequence[int], window: Sequence[int],
-    padding: Border, dilation: Sequence[int],
+    what: str, operands: Sequence[Node], window: Sequence[int], padding: Border,
+    dilation: Sequence[int],
 ) -> None:  # fmt: skip
-    """A UserError where the (dilated) window is larger than the padded array."""
-    for number, (extent, size) in enumerate(zip(extents, window, strict=True)):
+    """A UserError where the (dilated) window is larger than the padded first operand."""
+    for number, (extent, size) in enumerate(zip(operands[0].shape[2:], window, strict=True)):
         span = dilation[number] * (size - 1) + 1
         before, after = padding[number]
         if span > extent + before + after:
             raise user_error(
                 f"{what}: the window is larger than the padded array",
-                *describe(operands),
+                *describe(operands, ARRAYS),
                 f"dimension {number + 2}: the window spans {span}, the array {extent} with "
                 f"padding {before} + {after}; pad more or use a smaller window",
             )

@@ -1,9 +1,14 @@
-"""Uniform constants become numbers inside the equations that read them. Exact."""
+"""Uniform constants become numbers inside the equations that read them. Exact: infinities, NaN,
+-0.0 and numbers that would make another value vanish (0*x) stay arrays.
+"""
 
 from __future__ import annotations
 
+import math
+
 import sympy
 
+from graphc.ir.equation import Equation, read_symbol, tidy
 from graphc.ir.graph import Graph, Node
 from graphc.passes.classify import uniform_value
 from graphc.passes.rewrite import rebuild, with_inputs
@@ -20,8 +25,14 @@ def _fold(node: Node, inputs: tuple[Node, ...]) -> Node:
     for number in reversed(range(len(equation.reads))):
         value = _number(inputs[equation.reads[number].operand])
         if value is not None and equation.reads[number].fill is None:
-            equation = replace_read_by_number(equation, number, value)
+            equation = replace_read_by_number(equation, number, value) or equation
+    equation = equation if _all_used(equation) else tidy(equation)
     return with_inputs(node, equation, inputs)
+
+
+def _all_used(equation: Equation) -> bool:
+    symbols = equation.body.free_symbols
+    return all(read_symbol(number) in symbols for number in range(len(equation.reads)))
 
 
 def _number(node: Node) -> sympy.Expr | None:
@@ -29,6 +40,8 @@ def _number(node: Node) -> sympy.Expr | None:
         return uniform_value(node.equation)
     if node.kind == "constant" and node.value is not None and node.value.size == 1:
         value = node.value.reshape(-1)[0].item()
+        if not math.isfinite(value) or (value == 0 and math.copysign(1, value) < 0):
+            return None
         whole = isinstance(value, int) or float(value).is_integer()
         return sympy.Integer(int(value)) if whole else sympy.Float(value)
     return None

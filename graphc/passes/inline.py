@@ -12,6 +12,7 @@ from graphc.passes.rewrite import rebuild, with_inputs
 from graphc.passes.substitute import inline_map
 
 _MAX_READS = 12
+_MAX_OPERATIONS = 50  # longer bodies stay statements of their own: sympy recurses over a body
 _CHEAP_OPERATIONS = 3
 
 
@@ -35,8 +36,11 @@ def inline_maps(graph: Graph) -> Graph:
             if producer.equation is None or not _worth(equation, number, producer, alone):
                 number += 1
                 continue
-            equation = inline_map(equation, number, producer.equation, len(inputs))
-            inputs = (*inputs, *producer.inputs)
+            inlined = inline_map(equation, number, producer.equation, len(inputs))
+            if inlined is None:
+                number += 1
+                continue
+            equation, inputs = inlined, (*inputs, *producer.inputs)
         return with_inputs(node, equation, inputs)
 
     return rebuild(graph, rewrite)
@@ -47,6 +51,8 @@ def _worth(equation: Equation, number: int, producer: Node, alone: bool) -> bool
     if not made.is_map or is_reshape(made):
         return False
     if len(equation.reads) + len(made.reads) > _MAX_READS:
+        return False
+    if made.body.count_ops() > _MAX_OPERATIONS:
         return False
     if is_view(made):
         return True

@@ -1,5 +1,5 @@
-"""[p > 0] is read from relu(p) where that exists, so that p need not be stored. Exact:
-relu(p) > 0 holds for the same floating-point numbers as p > 0, infinities and NaN included.
+"""[p <= 0] is read from relu(p) where that exists, so that p need not be stored. Exact:
+relu(p) <= 0 holds for the same floating-point numbers as p <= 0, infinities and NaN included.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def _is_relu(node: Node) -> bool:
 
 
 def _only_sign(equation: Equation, number: int) -> bool:
-    """Whether the body uses the read in comparisons ``> 0`` alone."""
+    """Whether the body uses the read in comparisons ``<= 0`` alone."""
     symbol = read_symbol(number)
-    test = sympy.Gt(symbol, 0)
+    test = sympy.Le(symbol, 0)
     if not equation.body.has(test):
         return False
     return symbol not in equation.body.xreplace({test: sympy.Symbol("sign")}).free_symbols

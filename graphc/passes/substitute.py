@@ -1,6 +1,12 @@
-"""Replace a read inside an equation by a number, or by the body of the map that made the value."""
+"""Replace a read inside an equation by a number, or by the body of the map that made the value.
+
+sympy evaluates as it substitutes: x/x is 1, log(exp(x)) is x, 0*x is 0, which for NaN, infinities
+and overflow is not what the arithmetic gives. A substitution that would lose something is refused.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import sympy
 
@@ -9,13 +15,19 @@ from graphc.ir.index import Index
 from graphc.ir.scalar_functions import select
 
 
-def replace_read_by_number(equation: Equation, number: int, value: sympy.Expr) -> Equation:
-    """The equation with read ``number`` replaced by a number."""
-    return tidy(_with(equation, body=equation.body.xreplace({read_symbol(number): value})))
+def replace_read_by_number(
+    equation: Equation, number: int, value: sympy.Expr
+) -> Equation | None:
+    """The equation with read ``number`` replaced by a number; None if another read is lost."""
+    result = tidy(_with(equation, body=equation.body.xreplace({read_symbol(number): value})))
+    wanted = _reads_of(equation.body, equation.reads) - {equation.reads[number]}
+    return result if wanted <= set(result.reads) else None
 
 
-def inline_map(equation: Equation, number: int, producer: Equation, first: int) -> Equation:
+def inline_map(equation: Equation, number: int, producer: Equation, first: int) -> Equation | None:
     """The equation with read ``number`` replaced by the body of the map that it reads.
+
+    None if a read, a function or a power is lost.
 
     ``first`` is the operand number that the producer's operand 0 gets; the producer's operand
     shapes are appended. The producer must be a map; its guards become a select in the body.
@@ -40,11 +52,26 @@ def inline_map(equation: Equation, number: int, producer: Equation, first: int) 
     conditions = [(moved(g.index), g) for g in producer.guards]
     conditions += _fill_conditions(equation, read)
     value = _guarded(value, conditions, positions, read.fill or 0)
-    return tidy(Equation(
+    result = tidy(Equation(
         equation.axes, equation.reduction, equation.reduce_axes,
         (*equation.operands, *producer.operands), tuple(reads), tuple(positions),
         equation.guards, equation.body.xreplace({read_symbol(number): value}),
     ))  # fmt: skip
+    wanted = _reads_of(equation.body, reads) - {read} | _reads_of(value, reads)
+    functions = _functions(equation.body) + _functions(value)
+    kept = wanted <= set(result.reads) and functions <= _functions(result.body)
+    return result if kept else None
+
+
+def _reads_of(body: sympy.Basic, reads: Sequence[Read]) -> set[Read]:
+    symbols = body.free_symbols
+    return {read for number, read in enumerate(reads) if read_symbol(number) in symbols}
+
+
+def _functions(body: sympy.Basic) -> int:
+    """Functions and powers in a body, counted as they are written."""
+    kinds = (sympy.Function, sympy.Pow)
+    return sum(isinstance(part, kinds) for part in sympy.preorder_traversal(body))
 
 
 def _fill_conditions(equation: Equation, read: Read) -> list[tuple[Index, Guard]]:

@@ -15,6 +15,7 @@ class Group:
 
     number: int
     nodes: list[Node] = field(default_factory=list)
+    members: set[Node] = field(default_factory=set)
     before: int = 0
 
 
@@ -22,6 +23,7 @@ def fuse(graph: Graph) -> list[list[Node]]:
     """Kernel groups in execution order. Reshapes belong to no group: they share memory."""
     groups: list[Group] = []
     home: dict[Node, Group] = {}
+    windows: dict[object, list[Group]] = {}
     for node in graph.nodes:
         if node.equation is None:
             continue
@@ -29,16 +31,22 @@ def fuse(graph: Graph) -> list[list[Node]]:
         if is_reshape(node.equation):
             _inherit(node, home)
             continue
-        group = _joinable(node, groups, home, needed)
+        mates = windows.setdefault(_window(node), []) if not node.equation.is_map else []
+        group = _joinable(node, mates, home, needed)
         if group is None:
             group = Group(len(groups))
             groups.append(group)
         group.nodes.append(node)
+        group.members.add(node)
+        before = group.before
         for other in needed:
             if other is not group:
                 group.before |= other.before | 1 << other.number
-        _propagate(groups, group)
+        if group.before != before and len(group.nodes) > 1:
+            _propagate(groups, group)
         home[node] = group
+        if not node.equation.is_map:
+            mates.append(group)
     _write_after_reading(graph, groups, home)
     return _ordered(groups)
 
@@ -91,24 +99,19 @@ def _propagate(groups: Sequence[Group], changed: Group) -> None:
 
 
 def _joinable(
-    node: Node, groups: Sequence[Group], home: dict[Node, Group], needed: Sequence[Group]
+    node: Node, mates: Sequence[Group], home: dict[Node, Group], needed: Sequence[Group]
 ) -> Group | None:
     """A group of the same space that the node may run in without a circle of waiting."""
-    candidates = [*needed[::-1], *(_siblings(node, groups) if not needed_only(node) else [])]
-    for group in candidates:
+    siblings = [] if contraction_factors(node.op_equation()) is not None else mates
+    for group in (*needed[::-1], *siblings):
         others = [g for g in needed if g is not group]
         if any(other.before >> group.number & 1 for other in others):
             continue
         if any(other.number != group.number and group_waits(other, group) for other in others):
             continue
-        if _fits(node, group, home):
+        if (node.op_equation().is_map or group in siblings) and _fits(node, group, home):
             return group
     return None
-
-
-def needed_only(node: Node) -> bool:
-    """Contractions never join a sibling."""
-    return contraction_factors(node.op_equation()) is not None
 
 
 def group_waits(waiting: Group, first: Group) -> bool:
@@ -116,22 +119,10 @@ def group_waits(waiting: Group, first: Group) -> bool:
     return bool(waiting.before >> first.number & 1)
 
 
-def _siblings(node: Node, groups: Sequence[Group]) -> list[Group]:
-    """Groups with a reduction over the same window of the same operands (max and its argmax)."""
+def _window(node: Node) -> object:
+    """What reductions over the same window of the same operands share (max and its argmax)."""
     equation = node.op_equation()
-    if equation.is_map:
-        return []
-    return [
-        g for g in groups
-        if any(
-            not n.op_equation().is_map
-            and n.inputs == node.inputs
-            and n.op_equation().reads == equation.reads
-            and n.op_equation().reduce_axes == equation.reduce_axes
-            and n.op_equation().axes == equation.axes
-            for n in g.nodes
-        )
-    ]  # fmt: skip
+    return node.inputs, equation.reads, equation.axes, equation.reduce_axes
 
 
 def _fits(node: Node, group: Group, home: dict[Node, Group]) -> bool:
@@ -139,11 +130,9 @@ def _fits(node: Node, group: Group, home: dict[Node, Group]) -> bool:
     if leader.shape != node.shape:
         return False
     equation = node.op_equation()
-    if not equation.is_map and group not in _siblings(node, [group]):
-        return False
     return all(
         home.get(node.inputs[read.operand]) is not group
-        or (node.inputs[read.operand] in group.nodes and equation.reads_identically(number))
+        or (node.inputs[read.operand] in group.members and equation.reads_identically(number))
         for number, read in enumerate(equation.reads)
     )
 

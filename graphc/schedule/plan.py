@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from graphc.ir.graph import Graph, Node
 from graphc.ir.schedule import Buffer, KernelPlan, Schedule
-from graphc.ir.types import element_count
+from graphc.ir.types import DType, element_count
 from graphc.passes.classify import contraction_factors, is_reshape
 from graphc.schedule.fuse import fuse
 from graphc.schedule.memory import place_arena
@@ -51,19 +51,30 @@ def _kernels(
     graph: Graph, groups: Sequence[Sequence[Node]], stored: set[Node]
 ) -> tuple[KernelPlan, ...]:
     updated = {base_of(a.value): a.state for a in graph.assignments}
-    used: dict[str, int] = {}
+    used: set[str] = set()
     plans = []
     for group in groups:
         keep = tuple(node for node in group if node in stored)
         if not keep:
             continue
-        contraction = contraction_factors(group[0].op_equation()) is not None
-        base = kernel_name(group, updated)
-        used[base] = used.get(base, 0) + 1
-        name = base if used[base] == 1 else f"{base}_{used[base]}"
-        strategy, reason = _strategy(group[0], contraction)
+        leader = group[0]
+        contraction = (
+            contraction_factors(leader.op_equation()) is not None
+            and leader.dtype is not DType.boolean
+        )
+        name = _fresh(kernel_name(group, updated), used)
+        strategy, reason = _strategy(leader, contraction)
         plans.append(KernelPlan(name, tuple(group), keep, strategy, reason))  # type: ignore[arg-type]
     return tuple(plans)
+
+
+def _fresh(base: str, used: set[str]) -> str:
+    """The name, numbered if it is used already."""
+    name, number = base, 2
+    while name in used:
+        name, number = f"{base}_{number}", number + 1
+    used.add(name)
+    return name
 
 
 def _strategy(leader: Node, contraction: bool) -> tuple[str, str]:
@@ -148,8 +159,10 @@ def _buffers(graph: Graph, kernels: Sequence[KernelPlan]) -> tuple[list[Buffer],
 def _updates_in_place(graph: Graph, kernels: Sequence[KernelPlan]) -> dict[Node, Node]:
     """Assigned values that may overwrite their state: every other reader has run before.
 
-    Inside the writing kernel each element is loaded before it is stored.
+    Inside the writing kernel each element is loaded before it is stored. A state whose old value
+    is an output or another state's next value is read after all kernels, and keeps it until then.
     """
+    read_last = {base_of(n) for n in (*graph.outputs, *(a.value for a in graph.assignments))}
     number = {node: k for k, kernel in enumerate(kernels) for node in kernel.nodes}
     found: dict[Node, Node] = {}
     counts: dict[Node, int] = {}
@@ -158,7 +171,7 @@ def _updates_in_place(graph: Graph, kernels: Sequence[KernelPlan]) -> dict[Node,
         counts[value] = counts.get(value, 0) + 1
     for assignment in graph.assignments:
         value, state = base_of(assignment.value), assignment.state
-        if value not in number or counts[value] > 1 or value in graph.outputs:
+        if value not in number or counts[value] > 1 or value in graph.outputs or state in read_last:
             continue
         read_before = _last_reader(state, graph, number) <= number[value]
         if read_before and _reads_in_place(state, kernels[number[value]]):

@@ -1,4 +1,4 @@
-"""The training loop of the command line: epochs of steps, a learning rate, an evaluation after each.
+"""The training loop of the command line: a learning rate, epochs of steps, their evaluation.
 
 What is seen of it is a reporter's matter; what can be computed without the loop is a function here.
 """

@@ -52,7 +52,7 @@ class Program:
         self.kernels = _kernel_infos(schedule, routines, emitted)
         self.arena_bytes = schedule.arena_bytes
         self.workspace_bytes = emitted.shared_bytes + emitted.private_bytes * self.threads
-        self._owner = os.getpid()
+        self._owner = self._forked = os.getpid()
         self._lock = threading.Lock()
         self._run = load(library.path).graphc_run
         self._run.restype = None
@@ -89,6 +89,8 @@ class Program:
 
     def _call(self, feeds: Mapping[str, Any], seconds: np.ndarray | None) -> list[np.ndarray]:
         check_known(feeds, self._inputs)
+        if os.getpid() != self._forked:  # the lock may have been held at the fork
+            self._lock, self._forked = threading.Lock(), os.getpid()
         with self._lock:
             arrays = [
                 fixed if fixed is not None else self._call_array(buffer, feeds)
