@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from graphc.backends.base import thread_count
 from graphc.backends.c.build import build_library
 from graphc.backends.c.emit import emit
 from graphc.backends.c.mapping import BLOCKS
@@ -14,6 +15,7 @@ from graphc.backends.c.toolchain import find_toolchain
 from graphc.errors import user_error
 from graphc.ir.graph import Assignment, Graph, Node
 from graphc.lower.routines import lower
+from graphc.ops.messages import brief, value_list
 from graphc.passes.pipeline import run_passes
 from graphc.schedule.plan import make_schedule
 from graphc.verify import check_graph, label_ranges
@@ -44,9 +46,13 @@ def compile_graph(
         UserError: two parameters share a name, an unknown target.
         ToolchainError: no compiler, or it failed.
     """
-    if target not in TARGETS:
-        raise user_error(f"compile: unknown target '{target}'; known: {', '.join(TARGETS)}")
-    source = Graph(tuple(outputs), tuple(assignments))
+    if not isinstance(target, str) or target not in TARGETS:
+        raise user_error(
+            f"compile: unknown target {brief(target)}",
+            f"expected {' or '.join(map(repr, TARGETS))}",
+        )
+    thread_count(threads)
+    source = Graph(value_list("compile", outputs), tuple(assignments))
     check_graph(source)
     graph = run_passes(source)
     schedule = make_schedule(graph)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_PACKAGE = str(Path(__file__).resolve().parent)
+_PACKAGE = f"{Path(__file__).resolve().parent}{os.sep}"
 _COMMAND = str(Path(_PACKAGE, "cli.py"))
 _LIBRARY = (str(Path(_PACKAGE, "dsl")), str(Path(_PACKAGE, "train")))
 

@@ -15,7 +15,9 @@ from graphc.ir.equation import Equation, Guard, Read, position_symbol, read_symb
 from graphc.ir.graph import Graph, Node
 from graphc.ir.index import Floor, Index
 from graphc.ir.philox import uniform_numbers
-from graphc.ir.types import DType
+from graphc.ir.scalar_functions import uniform
+from graphc.ops.leaves import legal_dtype
+from graphc.ops.messages import brief, describe, value_list
 
 Array = np.ndarray
 _CHUNK = 1 << 22  # points of an iteration space evaluated at once
@@ -32,10 +34,12 @@ def evaluate(
         feeds: arrays by node or by name for every input, parameter and state that is needed.
         float_dtype: evaluate all floating values in this type instead of their own.
     """
+    if not isinstance(feeds, Mapping | None):
+        raise user_error(f"evaluate: feeds is {brief(feeds)}", "expected arrays by node or by name")
     given = dict(feeds or {})
     values: dict[Node, Array] = {}
-    wide = DType(float_dtype) if float_dtype else None
-    for node in Graph(tuple(outputs)).nodes:
+    wide = None if float_dtype is None else legal_dtype("evaluate", float_dtype)
+    for node in Graph(value_list("evaluate", outputs)).nodes:
         dtype = (wide if wide and node.dtype.is_float else node.dtype).numpy
         values[node] = np.asarray(_node_value(node, values, given, dtype), dtype)
     return [values[node] for node in outputs]
@@ -52,13 +56,42 @@ def _node_value(
         return node.value
     found = feeds.get(node, feeds.get(node.label))
     if found is None:
-        raise user_error(f"evaluate: no value for {node!r}", f"it was declared at {node.location}")
-    array = np.asarray(found)
-    if array.shape != node.shape:
+        names = sorted({name if isinstance(name, str) else name.label for name in feeds})
         raise user_error(
-            f"evaluate: {node!r} was fed an array of shape {list(array.shape)}", at=node.location
+            f"evaluate: no value for the {node.kind} '{node.label}'",
+            *describe([node], ["declared"]),
+            f"fed: {', '.join(names) or 'nothing'}; feed an array for every input, parameter and "
+            "state",
+        )
+    array = fed_array(node, found)
+    if array.shape != node.shape or not _can_hold(dtype, array):
+        raise user_error(
+            f"evaluate: the value of '{node.label}' does not fit",
+            *describe([node], ["declared"]),
+            f"fed:      {array.dtype}{list(array.shape)}",
+            "feed an array of the declared shape and type",
         )
     return array
+
+
+def _can_hold(dtype: np.dtype[np.generic], array: Array) -> bool:
+    """Whether a conversion keeps the values, but for the rounding of floating ones."""
+    if np.can_cast(array.dtype, dtype, "same_kind"):
+        return True
+    return array.dtype.kind in "fiub" and np.array_equal(array, array.astype(dtype))
+
+
+def fed_array(node: Node, value: object) -> Array:
+    """A fed value as an array, or a UserError where it is none."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise user_error(
+            f"the value fed for '{node.label}' is no array",
+            *describe([node], ["declared"]),
+            f"fed:      {brief(value)}",
+            "feed a NumPy array, or lists that are equally long",
+        ) from None
 
 
 def evaluate_equation(
@@ -157,7 +190,7 @@ def _reduce(equation: Equation, body: Array) -> Array:
         "sum": np.sum, "max": np.max, "min": np.min, "prod": np.prod,
         "argmax": np.argmax, "argmin": np.argmin,
     }  # fmt: skip
-    return reducers[equation.reduction](flat, axis=-1)
+    return np.asarray(reducers[equation.reduction](flat, axis=-1))
 
 
 def _product_of_reads(equation: Equation) -> list[int] | None:
@@ -243,6 +276,8 @@ def scalar_value(
         )
     if isinstance(expression, sympy.logic.boolalg.BooleanAtom):
         return np.asarray(bool(expression))
+    if isinstance(expression, uniform):  # its numbers are integers, too long for a float32
+        dtype = np.dtype(np.int64)
     arguments = [scalar_value(a, scalars, dtype) for a in _plain_arguments(expression)]
     return _apply(expression, arguments)
 

@@ -7,6 +7,7 @@ import sympy
 from graphc.errors import user_error
 from graphc.ir.equation import position_symbol, read_symbol
 from graphc.ir.graph import Graph, Node
+from graphc.ops.messages import describe
 
 
 def check_graph(graph: Graph) -> None:
@@ -17,10 +18,10 @@ def check_graph(graph: Graph) -> None:
             continue
         first = seen.setdefault(node.label, node)
         if first is not node:
+            kind = f"{node.kind}s" if node.kind == first.kind else "arrays"
             raise user_error(
-                f"two {node.kind}s are named '{node.label}'",
-                f"first:  {first!r} ({first.location})",
-                f"second: {node!r} ({node.location})",
+                f"two {kind} are named '{node.label}'",
+                *describe((first, node), ("first", "second")),
                 "give each its own name; to share one, use the same node twice",
                 at=node.location,
             )
@@ -29,8 +30,9 @@ def check_graph(graph: Graph) -> None:
         if (state.shape, state.dtype) != (value.shape, value.dtype):
             raise user_error(
                 f"the new value of '{state.label}' does not fit it",
-                f"it is {state!r}, the value {value!r}", at=state.location,
-            )  # fmt: skip
+                *describe((state, value), ("array", "value")),
+                "shape and element type must be equal",
+            )
 
 
 def label_ranges(graph: Graph) -> dict[Node, int]:

@@ -161,15 +161,15 @@ X, W = (1, 4, 5, 5), (6, 4, 3, 3)
     [
         ((4, 5, 5), W, {}, "conv2d: x must have 4 dimensions, here 3"),
         (X, (6, 4, 3), {}, "conv2d: w must have 4 dimensions, here 3"),
-        (X, (6, 3, 3, 3), {}, "x's channels and 1 x w's must be equal, here 4 and 3"),
-        (X, W, {"stride": 0}, "stride must be an integer of at least 1"),
-        (X, W, {"stride": (1, 2, 3)}, "or 2 of them, here (1, 2, 3)"),
-        (X, W, {"dilation": -1}, "dilation must be an integer of at least 1"),
-        (X, W, {"groups": 0}, "groups must be an integer of at least 1"),
-        (X, (6, 2, 3, 3), {"groups": 3}, "must be equal, here 4 and 6"),
+        (X, (6, 3, 3, 3), {}, "w's dimension 1 must be x's channels, here 3 and 4"),
+        (X, W, {"stride": 0}, "stride is 0"),
+        (X, W, {"stride": (1, 2, 3)}, "stride is (1, 2, 3)"),
+        (X, W, {"dilation": -1}, "dilation is -1"),
+        (X, W, {"groups": 0}, "groups is 0"),
+        (X, (6, 2, 3, 3), {"groups": 3}, "3 groups do not divide 4 channels"),
         (X, (5, 2, 3, 3), {"groups": 2}, "2 groups do not divide 5 channels"),
-        (X, W, {"padding": -1}, "padding must be an integer of at least 0"),
-        (X, W, {"padding": "some"}, "padding must be 'same', 'valid' or numbers"),
+        (X, W, {"padding": -1}, "expected an integer of at least 0"),
+        (X, W, {"padding": "some"}, "expected 'same', 'valid' or numbers"),
         (X, (6, 4, 7, 3), {}, "dimension 2: the window spans 7, the array 5 with padding 0 + 0"),
         (X, W, {"dilation": (1, 3)}, "dimension 3: the window spans 7"),
     ],
@@ -186,9 +186,9 @@ def test_errors(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"output_padding": 1}, "output_padding must be smaller than stride or dilation"),
+        ({"output_padding": 1}, "expected less than the stride or the dilation"),
         ({"padding": 4}, "the padding cuts everything away"),
-        ({"padding": "same"}, "padding 'same' has no meaning here"),
+        ({"padding": "same"}, "padding is 'same', which has no meaning here"),
         ({"groups": 3}, "3 groups do not divide 4 channels"),
     ],
 )
@@ -199,5 +199,5 @@ def test_errors_of_the_transpose(settings: dict[str, Any], message: str) -> None
 
 
 def test_the_bias_must_fit() -> None:
-    with pytest.raises(UserError, match="the bias must be an array of 6 numbers"):
+    with pytest.raises(UserError, match=r"b must have shape .6., one number for each channel"):
         conv2d(input("x", X), parameter("w", W), parameter("b", (5,)))

@@ -13,6 +13,7 @@ from graphc.ir.equation import Equation, Read, read_symbol
 from graphc.ir.graph import Node, op_node, topological
 from graphc.ir.index import axis_index
 from graphc.ir.types import Axis, DType, Shape, element_count
+from graphc.ops.messages import check_values, describe, value_list
 
 
 def gradients(loss: Node, wrt: Sequence[Node]) -> list[Node]:
@@ -25,11 +26,13 @@ def gradients(loss: Node, wrt: Sequence[Node]) -> list[Node]:
     Raises:
         UserError: the loss is no scalar, or does not depend on one of ``wrt``.
     """
+    check_values("gradients", loss)
+    wrt = value_list("gradients", wrt)
     if loss.shape != () or not loss.dtype.is_float:
         raise user_error(
-            f"gradients: the loss must be a floating scalar, here {loss!r}",
+            "gradients: the loss must be a floating scalar", *describe([loss], ["loss"]),
             "reduce it first: gx.mean(value) or gx.sum(value)",
-        )
+        )  # fmt: skip
     nodes = topological([loss])
     _check_reachable(loss, wrt, nodes)
     wanted = _depending_on(wrt, nodes)
@@ -46,13 +49,16 @@ def _check_reachable(loss: Node, wrt: Sequence[Node], nodes: Sequence[Node]) -> 
     for node in wrt:
         if node not in known:
             raise user_error(
-                f"gradients: the loss does not depend on {node!r}",
-                f"it was made at {node.location}, the loss at {loss.location}",
-                "only values that the loss is computed from have a gradient; "
-                "is it a value of another graph?",
+                f"gradients: the loss does not depend on `{node.label}`",
+                *describe((loss, node), ("loss", "value")),
+                "only what the loss is computed from has a gradient; is it of another graph?",
             )
         if not node.dtype.is_float:
-            raise user_error(f"gradients: {node!r} is not floating and has no gradient")
+            raise user_error(
+                f"gradients: {node.dtype.value} values have no gradient",
+                *describe((loss, node), ("loss", "value")),
+                "ask for the gradient of float32 or float64 values",
+            )
 
 
 def _depending_on(wrt: Sequence[Node], nodes: Sequence[Node]) -> set[Node]:

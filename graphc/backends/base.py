@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -12,7 +13,9 @@ import numpy as np
 
 from graphc.dsl.init import he_normal
 from graphc.errors import UserError, user_error
+from graphc.evaluate import fed_array
 from graphc.ir.graph import Node
+from graphc.ops.messages import brief, describe
 
 
 @dataclass(frozen=True)
@@ -48,53 +51,100 @@ def initial_value(node: Node, seed: int) -> np.ndarray:
     stream = int.from_bytes(digest[:8], "little")
     generator = np.random.Generator(np.random.Philox(key=(seed % 2**64) | stream << 64))
     init = node.init or he_normal()
-    return np.ascontiguousarray(init(node.shape, generator), node.dtype.numpy)
+    value = np.asarray(init(node.shape, generator))
+    fits = value.dtype.kind in "fiub" and np.can_cast(value.dtype, node.dtype.numpy, "same_kind")
+    if value.shape != node.shape or not fits:
+        raise user_error(
+            f"the initialiser of {node.kind} '{node.label}' returns what does not fit",
+            *describe([node], ["declared"]),
+            f"returned: {value.dtype}{list(value.shape)}",
+            "init(shape, generator) must return numbers of that shape and kind",
+        )
+    return np.ascontiguousarray(value, node.dtype.numpy).reshape(node.shape)
+
+
+def checked_shared(node: Node, array: Any) -> np.ndarray:
+    """The array given for a parameter or state, to be used and updated in place."""
+    fits = isinstance(array, np.ndarray) and (array.shape, array.dtype) == (
+        node.shape, node.dtype.numpy,
+    )  # fmt: skip
+    if fits and array.flags.carray:
+        return np.asarray(array)
+    given = "not contiguous, aligned and writeable" if fits else brief(array)
+    raise user_error(
+        f"the array given for the {node.kind} '{node.label}' does not fit",
+        *describe([node], ["declared"]),
+        f"given:    {given}",
+        "it is updated in place: give a contiguous, writeable NumPy array of that shape and type",
+    )
 
 
 def checked_feed(node: Node, feeds: Mapping[str, Any], limit: int | None) -> np.ndarray:
     """The array fed for an input: right shape and type, contiguous, labels in range."""
-    if node.label not in feeds:
-        raise UserError(
-            f"missing input '{node.label}': {node!r}, declared at {node.location}; "
-            f"pass {node.label}=array"
-        )
-    array = np.asarray(feeds[node.label])
+    array = fed_array(node, feeds[node.label])
     if array.shape != node.shape:
-        raise UserError(
-            f"input '{node.label}' has shape {list(array.shape)}, expected {list(node.shape)} "
-            f"as declared at {node.location}"
-        )
+        raise _feed_error(
+            node, "has another shape", array,
+            "feed an array of the declared shape; for another batch declare another input",
+        )  # fmt: skip
     if array.dtype != node.dtype.numpy:
-        raise UserError(
-            f"input '{node.label}' has type {array.dtype}, expected {node.dtype.value} as declared "
-            f"at {node.location}; convert it: array.astype('{node.dtype.value}')"
-        )
+        raise _feed_error(
+            node, "has another element type", array,
+            f"convert it: array.astype('{node.dtype.value}')",
+        )  # fmt: skip
     if limit is not None and array.size and (array.min() < 0 or array.max() >= limit):
-        wrong = array[(array < 0) | (array >= limit)].reshape(-1)[0]
-        raise UserError(
-            f"input '{node.label}' holds the label {wrong}; labels must be 0 to {limit - 1} "
-            f"(declared at {node.location})"
+        place = tuple(int(n) for n in np.argwhere((array < 0) | (array >= limit))[0])
+        raise user_error(
+            f"the input '{node.label}' holds the label {array[place]}",
+            *describe([node], ["declared"]),
+            f"expected labels 0..{limit - 1}; the first other one is at {list(place)}",
         )
-    return np.ascontiguousarray(array)
+    return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
+
+
+def _feed_error(node: Node, what: str, array: np.ndarray, remedy: str) -> UserError:
+    return user_error(
+        f"the array fed for '{node.label}' {what}",
+        *describe([node], ["declared"]),
+        f"fed:      {array.dtype}{list(array.shape)}",
+        remedy,
+    )
 
 
 def check_known(feeds: Mapping[str, Any], inputs: tuple[Node, ...]) -> None:
-    """No feed without an input."""
-    unknown = sorted(set(feeds) - {node.label for node in inputs})
-    if unknown:
-        names = ", ".join(node.label for node in inputs) or "none"
-        raise UserError(f"there is no input '{unknown[0]}'; the inputs are: {names}")
+    """No feed without an input, no input without a feed."""
+    names = [node.label for node in inputs]
+    for name in sorted(set(feeds) - set(names)):
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise user_error(
+            f"there is no input '{name}'{hint}",
+            *describe(inputs, ["input"]),
+            "feed these and nothing else" if inputs else "this program has no inputs",
+        )
+    missing = [node for node in inputs if node.label not in feeds]
+    if missing:
+        arguments = ", ".join(f"{node.label}=array" for node in missing)
+        raise user_error(
+            f"{'inputs are' if len(missing) > 1 else 'an input is'} missing",
+            *describe(missing, ["declared"]),
+            f"pass {arguments}",
+        )
 
 
 def thread_count(threads: int | None) -> int:
     """Threads to use: the argument, else OMP_NUM_THREADS, else the cores this process may use."""
     if threads is not None:
-        if threads < 1:
-            raise user_error(f"threads must be at least 1, here {threads}")
+        if not isinstance(threads, int) or threads < 1:
+            raise user_error(f"threads is {brief(threads)}", "expected an integer of at least 1")
         return threads
-    text = os.environ.get("OMP_NUM_THREADS", "")
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
     if text:
-        if not text.isdigit() or int(text) < 1:
-            raise user_error(f"OMP_NUM_THREADS must be a positive number, here '{text}'")
+        if not (text.isascii() and text.isdigit()) or int(text) < 1:
+            raise user_error(
+                "the environment variable OMP_NUM_THREADS has an illegal value",
+                f"value: {text!r}",
+                "legal: a whole number of at least 1; unset it to use every core",
+            )
         return int(text)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,11 +5,11 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 
-from graphc.errors import UNKNOWN, CompilerBug, Location
+from graphc.errors import UNKNOWN, CompilerBug, Location, user_error
 from graphc.ir.equation import Equation
 from graphc.ir.types import DType, Shape
 
@@ -108,6 +108,22 @@ class Node:
     def __ge__(self, other: object) -> Node:
         """Elementwise comparison, a bool array."""
         return operators["greater_equal"](self, other)
+
+    def __bool__(self) -> bool:
+        """Refused: the elements are not known while the graph is declared."""
+        raise user_error(
+            f"`{self.label}` is neither true nor false while the graph is declared",
+            f"it is {self!r}, from {self.location}",
+            "to choose elements use gx.where(condition, a, b)",
+        )
+
+    def __iter__(self) -> NoReturn:
+        """Refused: one node for each element is never what is meant."""
+        raise user_error(
+            f"`{self.label}` cannot be walked through",
+            f"it is {self!r}, from {self.location}",
+            "take parts with value[i] or gx.split(value, n), or put it in a list: [value]",
+        )
 
     def __getitem__(self, key: object) -> Node:
         """Basic slicing: integers, slices with positive steps, ``...``."""

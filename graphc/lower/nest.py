@@ -180,9 +180,7 @@ def map_statement(stage: Stage, merged: Merged) -> Statement:
     return Declare(stage.value, stage.node.dtype, as_type(value, stage.node.dtype))
 
 
-def _reduction_statements(
-    block: Sequence[Stage], merged: Merged, namer: Namer
-) -> list[Statement]:
+def _reduction_statements(block: Sequence[Stage], merged: Merged, namer: Namer) -> list[Statement]:
     """Accumulators, the loops over the window, and the finished values."""
     first = block[0]
     inner = _merge_window(first, merged, namer)

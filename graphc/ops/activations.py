@@ -12,6 +12,7 @@ from graphc.ir.scalar_functions import expm1, positive_part, select
 from graphc.ir.scalar_functions import sigmoid as sigmoid_of
 from graphc.ir.scalar_functions import softplus as softplus_of
 from graphc.ops.elementwise import elementwise, floating
+from graphc.ops.messages import brief
 
 _CUBIC = sympy.Float("0.044715")
 
@@ -68,8 +69,8 @@ def gelu(x: Node, approximate: Literal[False, "tanh"] = False) -> Node:
         UserError: ``approximate`` is neither False nor "tanh".
     """
     floating("gelu", x)
-    if approximate not in (False, "tanh"):
-        raise user_error(f"gelu: approximate={approximate!r}", "expected False or 'tanh'")
+    if approximate is not False and not (isinstance(approximate, str) and approximate == "tanh"):
+        raise user_error(f"gelu: approximate is {brief(approximate)}", "expected False or 'tanh'")
     return elementwise("gelu", _gelu_tanh if approximate else _gelu, x)
 
 

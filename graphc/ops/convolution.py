@@ -232,7 +232,7 @@ def _transpose(
     _check_groups(what, x, w, groups, (x.shape[1],))
     _check_channels(what, x, w, 1, 0)
     steps, gaps = _steps(what, stride, dilation, (x, w))
-    if padding == "same":
+    if isinstance(padding, str) and padding == "same":
         raise user_error(
             f"{what}: padding is 'same', which has no meaning here",
             *describe((x, w), ARRAYS),

@@ -337,7 +337,7 @@ def _hashable(value: object) -> bool:
 
 
 def result_dtype(name: str, inputs: Sequence[Node], names: str = LETTERS) -> DType:
-    """The one floating type of the inputs; without one, the first input's type."""
+    """The one floating type of the inputs; without one, their one integer type, else bool."""
     floats = {value.dtype for value in inputs if value.dtype.is_float}
     if len(floats) > 1:
         raise user_error(
@@ -346,6 +346,14 @@ def result_dtype(name: str, inputs: Sequence[Node], names: str = LETTERS) -> DTy
         )  # fmt: skip
     if floats:
         return floats.pop()
+    whole = {value.dtype for value in inputs} - {DType.boolean}
+    if len(whole) > 1:
+        raise user_error(
+            f"{name}: operands of different integer types", *describe(inputs, names),
+            "cast one of them: gx.cast(value, 'int64')",
+        )  # fmt: skip
+    if whole:
+        return whole.pop()
     if not inputs:
         raise CompilerBug(f"{name} without operands needs a dtype")
     return inputs[0].dtype

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from graphc.errors import user_error
 from graphc.ir.graph import Assignment, Node
-from graphc.ops.messages import describe
+from graphc.ops.messages import check_values, describe
 
 
 def assign(state: Node, value: Node, when: Node) -> None:
@@ -15,14 +15,17 @@ def assign(state: Node, value: Node, when: Node) -> None:
     Raises:
         UserError: shapes or types of state and value differ, or ``state`` is no state.
     """
+    check_values("assign", state, value, when)
     if state.kind not in ("state", "parameter"):
         raise user_error(
-            f"assign: {state!r} is neither a state nor a parameter", *describe([state])
+            f"assign: `{state.label}` is neither a state nor a parameter",
+            *describe([state], ["state"]),
+            "only these keep a value from step to step: declare it with gx.state",
         )
     if (state.shape, state.dtype) != (value.shape, value.dtype):
         raise user_error(
             "assign: the value does not fit the state",
-            *describe((state, value)),
+            *describe((state, value), ("state", "value")),
             "shape and element type must be equal",
         )
     if Assignment(state, value) not in when.effects:
@@ -41,8 +44,11 @@ def effects_of(nodes: Iterable[Node]) -> list[Assignment]:
             earlier = found.setdefault(assignment.state, assignment)
             if earlier.value is not assignment.value:
                 raise user_error(
-                    f"{assignment.state!r} would get two values in one step",
-                    *describe((earlier.value, assignment.value)),
+                    f"the state `{assignment.state.label}` would get two values in one step",
+                    *describe(
+                        (earlier.state, earlier.value, assignment.value),
+                        ("state", "first", "second"),
+                    ),
                     "is a layer that keeps running statistics applied twice? give each use its own",
                 )
     return list(found.values())

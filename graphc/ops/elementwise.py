@@ -23,7 +23,7 @@ from graphc.ir.types import Axis, DType, Shape
 from graphc.ops.broadcasting import axis_names, broadcast_index, broadcast_shape
 from graphc.ops.define import current_layer
 from graphc.ops.leaves import constant, legal_dtype
-from graphc.ops.messages import describe
+from graphc.ops.messages import brief, check_values, describe, explained
 
 Operand = Node | float | np.ndarray
 Body = Callable[..., sympy.Basic]
@@ -55,7 +55,7 @@ def elementwise(
     try:
         equation = _equation(function, slots)
     except UserError as error:
-        raise user_error(f"{name}: {error}", *describe(nodes)) from None
+        raise explained(name, error, nodes) from None
     return op_node(
         equation, tuple(nodes), kind, label=name, layer=current_layer(), location=user_location()
     )
@@ -106,7 +106,7 @@ def _operand(name: str, value: object, floating: DType | None) -> Node | float:
     if isinstance(value, bool | int | float):
         return value if math.isfinite(value) else constant(value, floating)
     raise user_error(
-        f"{name}: expected a graph value, a number or a NumPy array, got {value!r}",
+        f"{name}: expected a graph value, a number or a NumPy array, here {brief(value)}",
         "turn it into one first: gx.constant(value)",
     )
 
@@ -137,7 +137,7 @@ def _result_dtype(name: str, operands: Sequence[Node | float]) -> DType:
 
 
 def floating(name: str, *operands: Operand) -> None:
-    """Refuse operands that are not floating; ``operands`` other than graph values pass."""
+    """Refuse graph values that are not floating; numbers and arrays among the operands pass."""
     nodes = [value for value in operands if isinstance(value, Node)]
     if any(not node.dtype.is_float for node in nodes):
         raise user_error(
@@ -243,8 +243,12 @@ def minimum(a: Operand, b: Operand) -> Node:
 
 def clip(x: Operand, low: float, high: float) -> Node:
     """``x`` kept between two numbers. Written rule: at the bounds the derivative is 1."""
-    if not low <= high:
-        raise user_error(f"clip: the bounds are {low} and {high}", "expected low <= high")
+    numbers = isinstance(low, int | float) and isinstance(high, int | float)
+    if not numbers or not low <= high:
+        raise user_error(
+            f"clip: the bounds are {brief(low)} and {brief(high)}",
+            "expected numbers with low <= high; for arrays use gx.maximum and gx.minimum",
+        )
     return elementwise("clip", _clip, x, low, high)
 
 
@@ -253,6 +257,7 @@ def cast(x: Node, dtype: str | DType) -> Node:
 
     A gradient flows from floating to floating type only.
     """
+    check_values("cast", x)
     kind = legal_dtype("cast", dtype)
     if x.dtype is kind:
         return x
@@ -261,6 +266,7 @@ def cast(x: Node, dtype: str | DType) -> Node:
 
 def stop_gradient(x: Node) -> Node:
     """x, through which no gradient flows."""
+    check_values("stop_gradient", x)
     if not x.dtype.is_float:
         return x
     return elementwise("stop_gradient", detach, x)

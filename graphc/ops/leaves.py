@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,9 @@ from graphc.errors import user_error, user_location
 from graphc.ir.graph import Initializer, Node
 from graphc.ir.types import DType, Shape
 from graphc.ops.define import current_layer
+from graphc.ops.messages import brief
 
+_MAXIMUM_ELEMENTS = 1 << 56  # so that the bytes of an array fit into 63 bits
 _constants: weakref.WeakValueDictionary[tuple[object, ...], Node] = weakref.WeakValueDictionary()
 
 
@@ -54,8 +57,8 @@ def parameter(
     extents, kind = legal_shape(what, shape), legal_dtype(what, dtype)
     if not kind.is_float:
         raise user_error(
-            f"{what}: a parameter must be floating to have a gradient, here {kind.value}",
-            "for an array without a gradient use gx.state or gx.input",
+            f"{what}: {kind.value} values have no gradient",
+            "expected float32 or float64; for an array without a gradient use gx.state or gx.input",
         )
     start = None if init is None else _initializer(what, init, extents)
     layer = current_layer() or name
@@ -95,12 +98,24 @@ def constant(value: Any, dtype: str | DType | None = None) -> Node:
     Raises:
         UserError: the value is no array of a legal type, or is empty.
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise user_error(
+            f"constant: {brief(value)} is no array", "the lists inside must be equally long"
+        ) from None
     if dtype is None and array.dtype == np.float64 and not isinstance(value, np.ndarray):
         dtype = DType.float32
-    kind = legal_dtype("constant", dtype if dtype is not None else str(array.dtype))
+    if array.dtype.kind not in "fiub":
+        raise user_error(f"constant: {brief(value)} holds no numbers", "expected numbers or bools")
+    kind = legal_dtype("constant", dtype if dtype is not None else array.dtype.name)
     shape = legal_shape("constant", array.shape)
-    array = np.ascontiguousarray(array, kind.numpy).reshape(shape).copy()
+    given, array = array, np.ascontiguousarray(array).astype(kind.numpy).reshape(shape)
+    if not kind.is_float and not np.array_equal(given, array):
+        raise user_error(
+            f"constant: {brief(value)} cannot be held by {kind.value}",
+            "name an element type that holds it, or round it first",
+        )
     array.flags.writeable = False
     key = (kind, shape, array.tobytes())
     found = _constants.get(key)
@@ -117,20 +132,30 @@ def legal_dtype(what: str, dtype: str | DType) -> DType:
     if isinstance(dtype, DType):
         return dtype
     names = [d.value for d in DType]
-    if dtype not in names:
-        raise user_error(f"{what}: '{dtype}' is no element type", f"expected {', '.join(names)}")
+    if not isinstance(dtype, str) or dtype not in names:
+        raise user_error(
+            f"{what}: {brief(dtype)} is no element type", f"expected one of {', '.join(names)}"
+        )
     return DType(dtype)
 
 
-def legal_shape(what: str, shape: Sequence[int] | int) -> Shape:
-    """The extents as a tuple of positive integers, or a UserError."""
-    given = (shape,) if isinstance(shape, int) else shape
-    if not isinstance(given, Sequence) or not all(_is_extent(n) for n in given):
+def legal_shape(what: str, shape: Sequence[int] | int, *, unknown: bool = False) -> Shape:
+    """The extents as a tuple of positive integers (or -1 where ``unknown``), or a UserError."""
+    given = (shape,) if isinstance(shape, int | np.integer) else shape
+    legal = isinstance(given, Sequence) and not isinstance(given, str)
+    if not legal or not all(_is_extent(n) or (unknown and n == -1) for n in given):
         raise user_error(
-            f"{what}: the shape must be a tuple of positive integers, here {shape!r}",
-            "graphc compiles for fixed extents: give every one of them, the batch's too",
+            f"{what}: the shape is {brief(shape)}",
+            "expected a tuple of positive integers: graphc compiles for fixed extents, the batch's "
+            "too",
         )
-    return tuple(int(extent) for extent in given)
+    shape = tuple(int(extent) for extent in given)
+    if math.prod(abs(extent) for extent in shape) > _MAXIMUM_ELEMENTS:
+        raise user_error(
+            f"{what}: the shape {list(shape)} has too many elements",
+            f"expected at most {_MAXIMUM_ELEMENTS}",
+        )
+    return shape
 
 
 def _is_extent(value: object) -> bool:
@@ -139,7 +164,7 @@ def _is_extent(value: object) -> bool:
 
 def _name(what: str, name: object) -> str:
     if not isinstance(name, str) or not name.strip():
-        raise user_error(f"{what}: the name must be a non-empty text, here {name!r}")
+        raise user_error(f"{what}: the name is {brief(name)}", "expected a text that is not empty")
     return name
 
 
@@ -148,13 +173,15 @@ def _initializer(what: str, init: object, shape: Shape) -> Initializer:
         return init
     if not isinstance(init, int | float | np.ndarray | np.generic):
         raise user_error(
-            f"{what}: init must be a function (shape, generator), a number or an array, "
-            f"here {init!r}"
+            f"{what}: init is {brief(init)}",
+            "expected a function (shape, generator), a number or a NumPy array",
         )
     value = np.array(init)
-    if value.shape not in ((), shape):
+    if value.shape not in ((), shape) or value.dtype.kind not in "fiub":
         raise user_error(
-            f"{what}: init has shape {list(value.shape)}, the array has {list(shape)}",
-            "the two must be equal",
+            f"{what}: init does not fit",
+            f"declared: {list(shape)}",
+            f"init:     {value.dtype}{list(value.shape)}",
+            "expected numbers of the declared shape",
         )
     return lambda extents, _: np.broadcast_to(value, extents).copy()

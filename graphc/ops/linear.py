@@ -11,7 +11,7 @@ from graphc.ir.types import Shape
 from graphc.ops.broadcasting import axis_names, broadcast_index, broadcast_shape
 from graphc.ops.define import Definition, Operand, axes, axis, define, op, sum_over
 from graphc.ops.elementwise import add
-from graphc.ops.messages import describe
+from graphc.ops.messages import brief, check_values, describe, explained
 
 
 @op
@@ -71,7 +71,7 @@ def matmul(a: Node, b: Node) -> Node:
     if a.shape[-1] != rows:
         raise user_error(
             "matmul: the inner dimensions differ", *describe([a, b]),
-            f"a's last and b's {which} dimension must be equal, here {a.shape[-1]} and {rows}",
+            f"a's last and b's {which} dimension must be equal, here {a.shape[-1]} and {rows}.",
         )  # fmt: skip
     try:
         broadcast_shape(a.shape[:-2], b.shape[:-2])
@@ -128,12 +128,15 @@ def einsum(subscripts: str, *operands: Node) -> Node:
     Raises:
         UserError: the subscripts do not fit the operands, or one letter has different extents.
     """
+    if not isinstance(subscripts, str):
+        raise user_error(f"einsum: expected subscripts, here {brief(subscripts)}", "as in 'ij->ji'")
+    check_values("einsum", *operands)
     terms, result = _subscripts(subscripts)
     shapes = tuple(operand.shape for operand in operands)
     try:
         _check_subscripts(terms, result, shapes)
     except UserError as error:
-        raise user_error(f"einsum '{subscripts}': {error}", *describe(operands)) from None
+        raise explained(f"einsum '{subscripts}'", error, operands) from None
     return einstein_sum(*operands, terms=terms, result=result, label="einsum")
 
 
@@ -146,18 +149,32 @@ def _subscripts(text: str) -> tuple[tuple[str, ...], str]:
 
 def _check_subscripts(terms: Sequence[str], result: str, shapes: Sequence[Shape]) -> None:
     if not all((term + result).isalpha() or not term + result for term in terms):
-        raise UserError("expected letters, commas and one '->'; '...' is not supported")
+        raise UserError(
+            "the subscripts cannot be read\nexpected letters, commas and one '->'; '...' is not "
+            "supported"
+        )
     if len(terms) != len(shapes):
-        raise UserError(f"{len(terms)} terms for {len(shapes)} operands")
+        raise UserError(
+            f"the number of operands differs\nexpected {len(terms)}, one a term, here {len(shapes)}"
+        )
     if len(set(result)) != len(result) or not set(result) <= set("".join(terms)):
-        raise UserError(f"each letter of the result '{result}' must occur once, and in a term")
+        raise UserError(
+            f"the result '{result}' cannot be formed\neach of its letters must occur in it once, "
+            "and in a term"
+        )
     extents: dict[str, int] = {}
     for term, shape in zip(terms, shapes, strict=True):
         if len(term) != len(shape):
-            raise UserError(f"'{term}' names {len(term)} dimensions of a value of {len(shape)}")
+            raise UserError(
+                f"'{term}' does not fit its operand\nit names {len(term)} dimensions, the operand "
+                f"has {len(shape)}"
+            )
         for letter, extent in zip(term, shape, strict=True):
             if extents.setdefault(letter, extent) != extent:
-                raise UserError(f"'{letter}' is both {extents[letter]} and {extent} long")
+                raise UserError(
+                    f"'{letter}' has two extents\nevery dimension named '{letter}' must be equal, "
+                    f"here {extents[letter]} and {extent}"
+                )
 
 
 operators["matmul"] = matmul

@@ -31,7 +31,7 @@ from graphc.ops.elementwise import (
     subtract,
 )
 from graphc.ops.leaves import legal_dtype
-from graphc.ops.messages import describe
+from graphc.ops.messages import brief, check_values, describe
 from graphc.ops.reductions import logsumexp, max, mean, sum
 from graphc.ops.windows import places
 
@@ -71,7 +71,9 @@ def log_softmax(x: Node, axis: int = -1) -> Node:
 
 
 def one_hot(labels: Node, classes: int, dtype: str | DType = "float32") -> Node:
-    """1 at the label's place of a new last dimension, else 0; a label outside of it gives zeros.
+    """1 at the label's place of a new last dimension, else 0.
+
+    A label that is fed must lie inside of it; a computed one that does not gives zeros.
 
     Args:
         labels: integers of any shape.
@@ -80,10 +82,10 @@ def one_hot(labels: Node, classes: int, dtype: str | DType = "float32") -> Node:
     """
     _check_integers("one_hot", labels)
     if not isinstance(classes, int) or classes < 1:
-        raise user_error(f"one_hot: classes must be a positive integer, here {classes!r}")
+        raise user_error(f"one_hot: classes is {brief(classes)}", "expected a positive integer")
     kind = legal_dtype("one_hot", dtype)
     if kind not in _ONE_HOT:
-        raise user_error(f"one_hot: a result of type {kind.value} is not supported; use 'uint8'")
+        raise user_error(f"one_hot: a result of type {kind.value} is not supported", "use 'uint8'")
     result: Node = _ONE_HOT[kind](labels, classes=classes)
     return result
 
@@ -101,12 +103,13 @@ def cross_entropy(logits: Node, labels: Node) -> Node:
     Raises:
         UserError: the shapes do not belong together or a type is wrong.
     """
+    check_values("cross_entropy", logits)
     floating("cross_entropy", logits)
     _check_integers("cross_entropy", labels)
     if not 2 <= len(logits.shape) <= 5 or labels.shape != (logits.shape[0], *logits.shape[2:]):
         raise user_error(
             "cross_entropy: the labels do not belong to the logits",
-            *describe((logits, labels)),
+            *describe((logits, labels), ("logits", "labels")),
             "logits (N, K, ...) of two to five dimensions need labels (N, ...)",
         )
     return mean(subtract(logsumexp(logits, 1), picked(logits, labels)))
@@ -138,14 +141,16 @@ def _binary_cross_entropy(z: Any, y: Any) -> Any:
 
 
 def _check_integers(what: str, labels: Node) -> None:
-    if not isinstance(labels, Node) or labels.dtype.is_float or labels.dtype is DType.boolean:
+    check_values(what, labels)
+    if labels.dtype.is_float or labels.dtype is DType.boolean:
         raise user_error(
-            f"{what}: labels must be integers, here {labels!r}",
+            f"{what}: the labels must be integers", *describe([labels], ["labels"]),
             "declare them so: gx.input('labels', (batch,), 'int64')",
-        )
+        )  # fmt: skip
 
 
 def _check_equal_shapes(what: str, a: Node, b: Node) -> None:
+    check_values(what, a, b)
     floating(what, a, b)
     if a.shape != b.shape:
         raise user_error(f"{what}: the shapes differ", *describe((a, b)), "they must be equal")

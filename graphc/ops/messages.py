@@ -1,4 +1,4 @@
-"""What the messages of all ops share: their operands with where they come from, on short lines."""
+"""Checks of arguments and the words of their messages, shared by all ops."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import traceback
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,47 @@ def check_values(name: str, *values: object) -> None:
                 f"{name}: expected a graph value, here {brief(value)}",
                 "turn it into one first: gx.constant(value)",
             )
+
+
+def check_flag(name: str, what: str, value: object) -> None:
+    """A UserError unless the value is True or False: a text would count as True."""
+    if not isinstance(value, bool | np.bool_):
+        raise user_error(f"{name}: {what} is {brief(value)}", "expected True or False")
+
+
+def value_list(name: str, values: object) -> tuple[Node, ...]:
+    """At least one graph value in a list or tuple, or a UserError."""
+    given = values if isinstance(values, list | tuple) else ()
+    if not given or not all(isinstance(value, Node) for value in given):
+        wrong = next((value for value in given if not isinstance(value, Node)), values)
+        raise user_error(
+            f"{name}: expected a list of graph values, at least one, here {brief(wrong)}",
+            "put them in brackets: [value]",
+        )
+    return tuple(given)
+
+
+def dimension(name: str, x: Node, axis: int) -> int:
+    """``axis`` counted from the front, or a UserError if x has no such dimension."""
+    check_values(name, x)
+    rank = len(x.shape)
+    if not isinstance(axis, int) or not -rank <= axis < rank:
+        raise user_error(
+            f"{name}: there is no dimension {brief(axis)}", *describe([x]),
+            f"expected an integer in {-rank}..{rank - 1}",
+        )  # fmt: skip
+    return axis % rank
+
+
+def listed(name: str, what: str, value: Any) -> tuple[Any, ...]:
+    """One integer or a sequence of them as a tuple; what they are is checked by ``dimension``."""
+    if isinstance(value, int):
+        return (value,)
+    if not isinstance(value, tuple | list | range):
+        raise user_error(
+            f"{name}: {what} is {brief(value)}", "expected an integer or a tuple of integers"
+        )
+    return tuple(value)
 
 
 def explained(name: str, error: UserError, inputs: Sequence[Node]) -> UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import sympy
@@ -13,7 +14,7 @@ from graphc.ops.broadcasting import axis_names
 from graphc.ops.define import Definition, Operand, axes, axis, define, op, sum_over
 from graphc.ops.effects import assign
 from graphc.ops.elementwise import add, elementwise, floating, multiply, sympy_number
-from graphc.ops.messages import describe
+from graphc.ops.messages import brief, check_flag, check_values, describe
 from graphc.ops.windows import places
 
 
@@ -102,6 +103,8 @@ def batch_norm(
         UserError: shapes do not fit, or a channel of the batch has a single element.
     """
     _check_channels("batch_norm", x, gamma, beta, running_mean, running_var)
+    _check_numbers("batch_norm", least=0, momentum=momentum, eps=eps)
+    check_flag("batch_norm", "training", training)
     if not training:
         scale = elementwise("reciprocal_root", _reciprocal_root, running_var, eps)
         result: Node = channel_affine(x, running_mean, scale, gamma, beta)
@@ -110,7 +113,7 @@ def batch_norm(
     if count == 1:
         raise user_error(
             "batch_norm: one element a channel has no variance",
-            *describe((x,)),
+            *describe((x,), "x"),
             "train with a larger batch, or call with training=False",
         )
     mean = channel_mean(x)
@@ -133,14 +136,20 @@ def layer_norm(x: Node, gamma: Node, beta: Node, axes: int = 1, *, eps: float = 
         axes: number of dimensions.
         eps: added to the variance.
     """
+    check_values("layer_norm", x, gamma, beta)
     floating("layer_norm", x, gamma, beta)
     if not isinstance(axes, int) or not 1 <= axes <= len(x.shape):
-        raise user_error(f"layer_norm: axes must be 1..{len(x.shape)}, here {axes!r}", repr(x))
+        raise user_error(
+            f"layer_norm: axes is {brief(axes)}", *describe([x], "x"),
+            f"expected how many dimensions to normalise over, 1..{len(x.shape)}",
+        )  # fmt: skip
     if gamma.shape != x.shape[-axes:] or beta.shape != x.shape[-axes:]:
         raise user_error(
-            f"layer_norm: gamma and beta must have shape {list(x.shape[-axes:])}",
-            *describe((x, gamma, beta)),
+            "layer_norm: gamma or beta does not fit x",
+            *describe((x, gamma, beta), ("x", "gamma", "beta")),
+            f"gamma and beta must have shape {list(x.shape[-axes:])}",
         )
+    _check_numbers("layer_norm", least=0, eps=eps)
     mean = row_mean(x, count=axes)
     variance = row_variance(x, mean, count=axes)
     scale = elementwise("reciprocal_root", _reciprocal_root, variance, eps)
@@ -166,7 +175,10 @@ def local_response_norm(
     floating("local_response_norm", x)
     _check_rank("local_response_norm", x)
     if not isinstance(size, int) or size < 1:
-        raise user_error(f"local_response_norm: size must be a positive integer, here {size!r}")
+        raise user_error(
+            f"local_response_norm: size is {brief(size)}", "expected a positive integer"
+        )
+    _check_numbers("local_response_norm", alpha=alpha, beta=beta, k=k)
     energy = neighbour_energy(x, size=size, alpha=alpha)
     return elementwise("local_response_norm", _damped, x, energy, k, beta)
 
@@ -184,15 +196,29 @@ def _moved(running: Node, batch: Node, keep: float, take: float) -> Node:
 
 
 def _check_rank(what: str, x: Node) -> None:
-    if not isinstance(x, Node) or not 2 <= len(x.shape) <= 5:
-        raise user_error(f"{what}: expected (batch, channels, *places), here {x!r}")
+    check_values(what, x)
+    if not 2 <= len(x.shape) <= 5:
+        raise user_error(
+            f"{what}: x must have two to five dimensions, here {len(x.shape)}",
+            *describe([x], "x"),
+            "the order is (batch, channels, *places); reshape it first: gx.reshape",
+        )
+
+
+def _check_numbers(what: str, least: float = -math.inf, **numbers: object) -> None:
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or not least <= value < math.inf:
+            bound = "" if least == -math.inf else f" of at least {least}"
+            raise user_error(f"{what}: {name} is {brief(value)}", f"expected a number{bound}")
 
 
 def _check_channels(what: str, x: Node, *channels: Node) -> None:
+    check_values(what, x, *channels)
     floating(what, x, *channels)
     _check_rank(what, x)
-    if any(not isinstance(value, Node) or value.shape != (x.shape[1],) for value in channels):
+    if any(value.shape != (x.shape[1],) for value in channels):
+        names = ("x", "gamma", "beta", "running_mean", "running_var")
         raise user_error(
-            f"{what}: every array beside x must hold {x.shape[1]} numbers, one a channel",
-            *describe([v for v in (x, *channels) if isinstance(v, Node)]),
-        )
+            f"{what}: x has {x.shape[1]} channels", *describe((x, *channels), names),
+            f"every array beside x must have shape [{x.shape[1]}], one number a channel",
+        )  # fmt: skip

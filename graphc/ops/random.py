@@ -16,6 +16,7 @@ from graphc.ops.define import Definition, Operand, axes, current_layer, define, 
 from graphc.ops.effects import assign
 from graphc.ops.elementwise import add, floating, sympy_number
 from graphc.ops.leaves import state
+from graphc.ops.messages import brief, check_flag, check_values, describe
 
 
 @op
@@ -53,9 +54,17 @@ def dropout(
         stream: number that tells this dropout from the others of a model; by default it follows
             from how x was computed.
     """
+    check_values("dropout", x)
     floating("dropout", x)
+    check_flag("dropout", "training", training)
     if not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise user_error(f"dropout: rate must be in 0 <= rate < 1, here {rate!r}")
+        raise user_error(
+            f"dropout: rate is {brief(rate)}", *describe([x], "x"),
+            "expected the probability of a zero, 0 <= rate < 1",
+        )  # fmt: skip
+    for name, number in (("seed", seed), ("stream", stream)):
+        if not isinstance(number, int) and not (name == "stream" and number is None):
+            raise user_error(f"dropout: {name} is {brief(number)}", "expected an integer")
     if not training or rate == 0:
         return x
     number = default_stream(x) if stream is None else stream

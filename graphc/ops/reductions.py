@@ -15,8 +15,8 @@ from graphc.ir.types import DType, Shape
 from graphc.ops.broadcasting import axis_names
 from graphc.ops.define import Definition, Operand, Reduced, axes, axis, define, op
 from graphc.ops.elementwise import cast, exp, floating, log, square, stop_gradient
-from graphc.ops.messages import describe
-from graphc.ops.shape import dimension, reshape
+from graphc.ops.messages import brief, check_values, describe, dimension, listed
+from graphc.ops.shape import reshape
 
 Dimensions = int | Sequence[int] | None
 
@@ -55,6 +55,7 @@ def sum(x: Node, axis: Dimensions = None, keepdims: bool = False) -> Node:
     Raises:
         UserError: x has no such dimension, or one is named twice.
     """
+    check_values("sum", x)
     counted = cast(x, DType.int64) if x.dtype is DType.boolean else x
     return _apply("sum", "sum", counted, axis, keepdims)
 
@@ -127,6 +128,7 @@ def variance(x: Node, axis: Dimensions = None, keepdims: bool = False, correctio
 def _apply(
     name: str, kind: Reduction, x: Node, axis: Dimensions, keepdims: bool, scale: int = 1
 ) -> Node:
+    check_values(name, x)
     if x.dtype is DType.boolean:
         raise user_error(
             f"{name}: the values are bool", *describe([x]),
@@ -140,10 +142,15 @@ def _apply(
 
 def reduced_dimensions(name: str, x: Node, axis: Any) -> Shape:
     """The dimensions that ``axis`` means, ascending, counted from the front."""
+    check_values(name, x)
     if axis is None:
         return tuple(range(len(x.shape)))
-    given = (axis,) if isinstance(axis, int) else tuple(axis)
+    given = listed(name, "axis", axis)
     over = tuple(sorted(dimension(name, x, d) for d in given))
-    if len(set(over)) != len(over):
-        raise user_error(f"{name}: dimension named twice in {list(given)}", *describe([x]))
+    twice = [d for d in over if over.count(d) > 1]
+    if twice:
+        raise user_error(
+            f"{name}: axis {brief(axis)} names dimension {twice[0]} twice", *describe([x]),
+            "name each dimension once",
+        )  # fmt: skip
     return over

@@ -145,10 +145,8 @@ def pad(
     Raises:
         UserError: the widths do not fit or the mode is not known.
     """
-    if mode not in ("zero", "constant", "edge"):
-        raise user_error(
-            f"pad: mode={mode!r} is not known", "expected 'zero', 'constant' or 'edge'"
-        )
+    if not isinstance(mode, str) or mode not in ("zero", "constant", "edge"):
+        raise user_error(f"pad: mode is {brief(mode)}", "expected 'zero', 'constant' or 'edge'")
     check_values("pad", x)
     if not isinstance(widths, list | tuple) or len(widths) != len(x.shape):
         raise user_error(

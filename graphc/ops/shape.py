@@ -14,7 +14,15 @@ from graphc.ir.types import Shape
 from graphc.ops.broadcasting import broadcast_index, broadcast_shape, sized_axes
 from graphc.ops.define import Definition, Operand, define, op
 from graphc.ops.leaves import legal_shape
-from graphc.ops.messages import describe
+from graphc.ops.messages import (
+    brief,
+    check_values,
+    describe,
+    dimension,
+    explained,
+    listed,
+    value_list,
+)
 
 Step = tuple[int, int, int] | None  # start, step, extent of a slice; extent 0 drops the dimension
 
@@ -94,7 +102,8 @@ def reshape(x: Node, shape: Sequence[int] | int) -> Node:
     Raises:
         UserError: the numbers of elements differ, or more than one extent is -1.
     """
-    given = (shape,) if isinstance(shape, int) else tuple(shape)
+    check_values("reshape", x)
+    given = legal_shape("reshape", shape, unknown=True)
     count = math.prod(x.shape)
     if given.count(-1) == 1:
         known = -math.prod(given)
@@ -103,9 +112,9 @@ def reshape(x: Node, shape: Sequence[int] | int) -> Node:
     if -1 in given or math.prod(given) != count:
         raise user_error(
             f"reshape: {count} elements do not fit the shape {list(given)}", *describe([x]),
-            "the products of both shapes must be equal; at most one extent may be -1",
+            _products(count, given),
         )  # fmt: skip
-    wanted = legal_shape("reshape", given)
+    wanted = given
     if wanted == x.shape:
         return x
     blocks = _blocks(x.shape, wanted)
@@ -115,6 +124,15 @@ def reshape(x: Node, shape: Sequence[int] | int) -> Node:
         middle = tuple(math.prod(x.shape[d] for d in old) for old, _ in blocks)
         x = reshaping(x, shape=middle, label="reshape")
     return reshaping(x, shape=wanted, label="reshape")
+
+
+def _products(count: int, given: Shape) -> str:
+    """What is wrong with a shape for so many elements."""
+    if given.count(-1) > 1:
+        return "only one extent may be -1; give the others"
+    if -1 in given:
+        return f"{-math.prod(given)} does not divide {count}; choose extents that do"
+    return f"the new shape has {math.prod(given)} elements; choose extents whose product is {count}"
 
 
 def _blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
@@ -134,8 +152,12 @@ def _blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
 
 def flatten(x: Node, start: int = 1) -> Node:
     """All dimensions from ``start`` on as one: (N, C, H, W) -> (N, C*H*W)."""
-    if not 0 <= start <= len(x.shape):
-        raise user_error(f"flatten: start is {start}", *describe([x]))
+    check_values("flatten", x)
+    if not isinstance(start, int) or not 0 <= start <= len(x.shape):
+        raise user_error(
+            f"flatten: start is {brief(start)}", *describe([x]),
+            f"expected an integer in 0..{len(x.shape)}",
+        )  # fmt: skip
     return reshape(x, (*x.shape[:start], math.prod(x.shape[start:])))
 
 
@@ -145,14 +167,15 @@ def transpose(x: Node, axes: Sequence[int] | None = None) -> Node:
     Raises:
         UserError: ``axes`` is no permutation of x's dimensions.
     """
-    order = tuple(reversed(range(len(x.shape)))) if axes is None else tuple(axes)
+    check_values("transpose", x)
     rank = len(x.shape)
-    order = tuple(a + rank if -rank <= a < 0 else a for a in order)
+    given = tuple(reversed(range(rank))) if axes is None else axes
+    order = tuple(dimension("transpose", x, a) for a in listed("transpose", "axes", given))
     if sorted(order) != list(range(rank)):
         raise user_error(
-            f"transpose: axes {list(order)} must name each of the {rank} dimensions once",
-            *describe([x]),
-        )
+            f"transpose: the axes are {brief(axes)}", *describe([x]),
+            f"expected each of the {rank} dimensions once",
+        )  # fmt: skip
     return x if order == tuple(range(rank)) else permutation(x, order=order, label="transpose")
 
 
@@ -168,7 +191,7 @@ def getitem(x: Node, key: Any) -> Node:
         full = _expand_ellipsis(keys, len(x.shape))
         steps = _steps([k for k in full if k is not None], x.shape)
     except UserError as error:
-        raise user_error(f"slice: {error}", *describe([x])) from None
+        raise explained("slice", error, [x]) from None
     trivial = all(step == (0, 1, n) for step, n in zip(steps, x.shape, strict=True))
     sliced = x if trivial else slicing(x, steps=steps, label="slice")
     kept = iter([extent for _, _, extent in steps if extent])
@@ -182,7 +205,10 @@ def _expand_ellipsis(keys: list[Any], rank: int) -> list[Any]:
     dots = [d for d, k in enumerate(keys) if k is Ellipsis]
     used = sum(k is not None and k is not Ellipsis for k in keys)
     if len(dots) > 1 or used > rank:
-        raise UserError(f"{used} indexes for {rank} dimensions; at most one '...'")
+        raise UserError(
+            f"{used} indexes for {rank} dimensions\n"
+            "expected at most one index a dimension and at most one '...'"
+        )
     at = dots[0] if dots else len(keys)
     return [*keys[:at], *[slice(None)] * (rank - used), *keys[at + 1 :]]
 
@@ -191,18 +217,35 @@ def _steps(keys: Sequence[Any], shape: Shape) -> tuple[tuple[int, int, int], ...
     steps = []
     for d, (key, extent) in enumerate(zip(keys, shape, strict=True)):
         if isinstance(key, slice):
+            parts = (key.start, key.stop, key.step)
+            if not all(part is None or hasattr(part, "__index__") for part in parts):
+                raise UserError(
+                    f"dimension {d} is cut by {key}\nexpected integers in start:stop:step"
+                )
             if key.step is not None and operator.index(key.step) < 1:
-                raise UserError(f"the step in dimension {d} is {key.step}; use gx.flip to reverse")
+                raise UserError(
+                    f"the step in dimension {d} is {key.step}\nexpected a positive step; to "
+                    f"reverse use gx.flip(value, {d})"
+                )
             places = range(*key.indices(extent))
             if not places:
-                raise UserError(f"nothing is left of dimension {d}, which has {extent} elements")
+                raise UserError(
+                    f"nothing is left of dimension {d}\nit has {extent} elements, 0 to "
+                    f"{extent - 1}; cut it so that one is left"
+                )
             steps.append((places.start, places.step if len(places) > 1 else 1, len(places)))
             continue
         if isinstance(key, bool) or not hasattr(key, "__index__"):
-            raise UserError(f"cannot index with {key!r}; use integers, slices, '...' and None")
+            raise UserError(
+                f"cannot index with {brief(key)}\nuse integers, slices, '...' and None; for a "
+                "choice by a condition gx.where"
+            )
         place = operator.index(key)
         if not -extent <= place < extent:
-            raise UserError(f"index {place} is outside of dimension {d}, {extent} elements long")
+            raise UserError(
+                f"index {place} is outside of dimension {d}\nit has {extent} elements: expected "
+                f"{-extent}..{extent - 1}"
+            )
         steps.append((place % extent, 1, 0))
     return tuple(steps)
 
@@ -222,8 +265,9 @@ def concat(nodes: Sequence[Node], axis: int = 0) -> Node:
     rest = {(*p.shape[:at], *p.shape[at + 1 :]) for p in parts if len(p.shape) > at}
     if len(rest) != 1 or len({len(p.shape) for p in parts}) != 1:
         raise user_error(
-            f"concat: the shapes must be equal but for dimension {at}", *describe(parts)
-        )
+            "concat: the shapes do not fit", *describe(parts),
+            f"they must be equal in every dimension but {at}",
+        )  # fmt: skip
     return parts[0] if len(parts) == 1 else concatenation(*parts, axis=at, label="concat")
 
 
@@ -231,16 +275,19 @@ def stack(nodes: Sequence[Node], axis: int = 0) -> Node:
     """Values of one shape side by side along a new dimension ``axis``."""
     parts = _same_type("stack", nodes)
     if len({part.shape for part in parts}) != 1:
-        raise user_error("stack: the shapes must be equal", *describe(parts))
+        raise user_error(
+            "stack: the shapes differ", *describe(parts), "they must be equal"
+        )  # fmt: skip
     return concat([expand_dims(part, axis) for part in parts], axis)
 
 
-def _same_type(name: str, nodes: Sequence[Node]) -> list[Node]:
-    parts = list(nodes) if isinstance(nodes, Sequence) else []
-    if not parts or not all(isinstance(part, Node) for part in parts):
-        raise user_error(f"{name}: expected a list of at least one graph value, got {nodes!r}")
+def _same_type(name: str, nodes: Sequence[Node]) -> tuple[Node, ...]:
+    parts = value_list(name, nodes)
     if len({part.dtype for part in parts}) != 1:
-        raise user_error(f"{name}: the element types must be equal", *describe(parts))
+        raise user_error(
+            f"{name}: the element types differ", *describe(parts),
+            "cast them to one: gx.cast(value, 'float32')",
+        )  # fmt: skip
     return parts
 
 
@@ -257,11 +304,15 @@ def split(x: Node, sections: int | Sequence[int], axis: int = 0) -> list[Node]:
     """
     at = dimension("split", x, axis)
     extent = x.shape[at]
-    sizes = [extent // sections] * sections if isinstance(sections, int) else list(sections)
-    if sum(sizes) != extent or any(size < 1 for size in sizes):
+    if isinstance(sections, int):
+        sizes = [extent // sections] * sections if sections > 0 else []
+    else:
+        sizes = list(listed("split", "sections", sections))
+    if not all(isinstance(size, int) and size > 0 for size in sizes) or sum(sizes) != extent:
         raise user_error(
-            f"split: parts of {sizes} do not add up to {extent}, dimension {at}", *describe([x])
-        )
+            f"split: dimension {at} cannot be cut into {brief(sections)}", *describe([x]),
+            f"expected a number of equal parts, or extents that add up to {extent}",
+        )  # fmt: skip
     starts = [sum(sizes[:number]) for number in range(len(sizes))]
     before = (slice(None),) * at
     return [
@@ -272,6 +323,7 @@ def split(x: Node, sections: int | Sequence[int], axis: int = 0) -> list[Node]:
 
 def broadcast_to(x: Node, shape: Sequence[int] | int) -> Node:
     """``x`` stretched to a shape by NumPy's rule; its gradient is the sum over the copies."""
+    check_values("broadcast_to", x)
     wanted = legal_shape("broadcast_to", shape)
     try:
         fits = broadcast_shape(x.shape, wanted) == wanted
@@ -287,43 +339,38 @@ def broadcast_to(x: Node, shape: Sequence[int] | int) -> Node:
 
 def expand_dims(x: Node, axis: int) -> Node:
     """A new dimension of extent 1 that becomes dimension ``axis`` (negative: from the end)."""
+    check_values("expand_dims", x)
     rank = len(x.shape) + 1
-    if not -rank <= axis < rank:
-        raise user_error(f"expand_dims: axis {axis} is outside of {-rank}..{rank - 1}")
+    if not isinstance(axis, int) or not -rank <= axis < rank:
+        raise user_error(
+            f"expand_dims: axis is {brief(axis)}", *describe([x]),
+            f"expected an integer in {-rank}..{rank - 1}",
+        )  # fmt: skip
     at = axis % rank
     return reshape(x, (*x.shape[:at], 1, *x.shape[at:]))
 
 
 def squeeze(x: Node, axis: int | Sequence[int] | None = None) -> Node:
     """Without the dimensions of extent 1 (all of them, or those named)."""
+    check_values("squeeze", x)
     named = [d for d, extent in enumerate(x.shape) if extent == 1]
     if axis is not None:
-        axes = (axis,) if isinstance(axis, int) else tuple(axis)
-        chosen = [dimension("squeeze", x, a) for a in axes]
-        if not set(chosen) <= set(named):
+        chosen = [dimension("squeeze", x, a) for a in listed("squeeze", "axis", axis)]
+        longer = [d for d in chosen if d not in named]
+        if longer:
             raise user_error(
-                f"squeeze: dimension {chosen[0]} does not have extent 1", *describe([x])
-            )
+                f"squeeze: dimension {longer[0]} has extent {x.shape[longer[0]]}", *describe([x]),
+                "only a dimension of extent 1 can be left out",
+            )  # fmt: skip
         named = chosen
     return reshape(x, tuple(extent for d, extent in enumerate(x.shape) if d not in named))
 
 
 def flip(x: Node, axis: int | Sequence[int]) -> Node:
     """The elements in reverse order along one or more dimensions."""
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = listed("flip", "axis", axis)
     dimensions = tuple(sorted({dimension("flip", x, a) for a in axes}))
     return reversal(x, dimensions=dimensions, label="flip") if dimensions else x
-
-
-def dimension(name: str, x: Node, axis: int) -> int:
-    """``axis`` counted from the front, or a UserError if x has no such dimension."""
-    rank = len(x.shape)
-    if not isinstance(axis, int) or not -rank <= axis < rank:
-        raise user_error(
-            f"{name}: there is no dimension {axis}", *describe([x]),
-            f"expected an integer in {-rank}..{rank - 1}",
-        )  # fmt: skip
-    return axis % rank
 
 
 operators["getitem"] = getitem

@@ -40,11 +40,12 @@ def check_rank(what: str, rank: int, value: object, name: str) -> None:
     """A UserError unless ``value`` is a graph value of shape (first, second, *rank extents)."""
     check_values(what, value)
     if isinstance(value, Node) and len(value.shape) != rank + 2:
-        order = "(batch, channels, *places)" if name == "x" else "(channels, channels, *window)"
+        places = "depth, height, width" if rank == 3 else ("length", "height, width")[rank - 1]
+        order = f"({'batch' if name == 'x' else 'channels'}, channels, {places})"
         raise user_error(
             f"{what}: {name} must have {rank + 2} dimensions, here {len(value.shape)}",
             *describe([value], name),
-            f"the order is {order} with {rank} at the end; reshape it first: gx.reshape",
+            f"expected {order}; reshape it first: gx.reshape",
         )
 
 
@@ -74,9 +75,9 @@ def border(
     """
     extents = operands[0].shape[2:]
     rank = len(extents)
-    if padding == "valid":
+    if isinstance(padding, str) and padding == "valid":
         return ((0, 0),) * rank
-    if padding == "same":
+    if isinstance(padding, str) and padding == "same":
         spans = zip(extents, window, stride, dilation, strict=True)
         total = [max(0, (-(-x // s) - 1) * s + d * (k - 1) + 1 - x) for x, k, s, d in spans]
         return tuple((t // 2, t - t // 2) for t in total)

@@ -9,6 +9,7 @@ import numpy as np
 import sympy
 
 from graphc.ir.equation import Equation, Guard, position_symbol, read_symbol
+from graphc.ir.graph import Graph, Node
 from graphc.ir.index import Floor, Index, axis_index, constant
 from graphc.ir.types import Axis, Shape, element_count
 
@@ -127,6 +128,20 @@ def is_reshape(equation: Equation) -> bool:
     return difference == constant(0) or (
         not difference.is_affine and bool(np.all(_values(difference, equation) == 0))
     )
+
+
+def shares_memory(node: Node) -> bool:
+    """Whether a node is its operand's elements in the same order and type."""
+    equation = node.equation
+    return equation is not None and is_reshape(equation) and node.dtype == node.inputs[0].dtype
+
+
+def memory_bases(graph: Graph) -> dict[Node, Node]:
+    """For every node the one whose memory it has: itself, or what it is a reshape of."""
+    bases: dict[Node, Node] = {}
+    for node in graph.nodes:
+        bases[node] = bases[node.inputs[0]] if shares_memory(node) else node
+    return bases
 
 
 def _values(index: Index, equation: Equation) -> np.ndarray:

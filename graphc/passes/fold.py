@@ -1,5 +1,5 @@
-"""Uniform constants become numbers inside the equations that read them. Exact: infinities, NaN,
--0.0 and numbers that would make another value vanish (0*x) stay arrays.
+"""Uniform constants become numbers inside the equations that read them. Exact but for the sign
+of -0.0 + 0: infinities, NaN, -0.0 and numbers that make another value vanish (0*x) stay arrays.
 """
 
 from __future__ import annotations
@@ -23,11 +23,20 @@ def fold_constants(graph: Graph) -> Graph:
 def _fold(node: Node, inputs: tuple[Node, ...]) -> Node:
     equation = node.op_equation()
     for number in reversed(range(len(equation.reads))):
-        value = _number(inputs[equation.reads[number].operand])
-        if value is not None and equation.reads[number].fill is None:
+        read = equation.reads[number]
+        producer = inputs[read.operand]
+        value = _number(producer)
+        if value is not None and _same_type(node, producer) and read.fill is None:
             equation = replace_read_by_number(equation, number, value) or equation
     equation = equation if _all_used(equation) else tidy(equation)
     return with_inputs(node, equation, inputs)
+
+
+def _same_type(node: Node, producer: Node) -> bool:
+    """Whether the value takes part in the node's arithmetic without a conversion that rounds it."""
+    if producer.equation is None:
+        return True
+    return producer.dtype.is_float and (node.dtype is producer.dtype or not node.dtype.is_float)
 
 
 def _all_used(equation: Equation) -> bool:

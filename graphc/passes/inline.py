@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import sympy
+from sympy.logic.boolalg import Boolean
 
 from graphc.ir.equation import Equation
 from graphc.ir.graph import Graph, Node, users
-from graphc.ir.types import element_count
-from graphc.passes.classify import contraction_factors, is_reshape, is_view, uniform_value
+from graphc.ir.types import DType, element_count
+from graphc.passes.classify import (
+    contraction_factors,
+    is_view,
+    shares_memory,
+    uniform_value,
+)
 from graphc.passes.rewrite import rebuild, with_inputs
 from graphc.passes.substitute import inline_map
 
 _MAX_READS = 12
-_MAX_OPERATIONS = 50  # longer bodies stay statements of their own: sympy recurses over a body
+_MAX_OPERATIONS = 30  # longer bodies stay statements of their own: sympy recurses over a body
 _CHEAP_OPERATIONS = 3
 
 
@@ -33,7 +39,11 @@ def inline_maps(graph: Graph) -> Graph:
             alone = once.get(producer, False) or (
                 operand < len(old_inputs) and old_inputs[operand] in single
             )
-            if producer.equation is None or not _worth(equation, number, producer, alone):
+            if (
+                producer.equation is None
+                or not _same_arithmetic(node, producer)
+                or not _worth(equation, number, producer, alone)
+            ):
                 number += 1
                 continue
             inlined = inline_map(equation, number, producer.equation, len(inputs))
@@ -46,9 +56,22 @@ def inline_maps(graph: Graph) -> Graph:
     return rebuild(graph, rewrite)
 
 
+def _same_arithmetic(node: Node, producer: Node) -> bool:
+    """Whether the node computes the producer's value in the producer's own element type."""
+    made = producer.op_equation()
+    if is_view(made) and producer.dtype == producer.inputs[0].dtype:
+        return True
+    if producer.dtype is DType.boolean:
+        return isinstance(made.body, Boolean)
+    floats = {n.dtype for n in (node, *node.inputs) if n.dtype.is_float}
+    if producer.dtype.is_float:
+        return floats == {producer.dtype}
+    return not floats and node.dtype is producer.dtype is DType.int64
+
+
 def _worth(equation: Equation, number: int, producer: Node, alone: bool) -> bool:
     made = producer.op_equation()
-    if not made.is_map or is_reshape(made):
+    if not made.is_map or shares_memory(producer):
         return False
     if len(equation.reads) + len(made.reads) > _MAX_READS:
         return False

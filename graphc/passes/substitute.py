@@ -7,6 +7,7 @@ and overflow is not what the arithmetic gives. A substitution that would lose so
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import sympy
 
@@ -15,9 +16,7 @@ from graphc.ir.index import Index
 from graphc.ir.scalar_functions import select
 
 
-def replace_read_by_number(
-    equation: Equation, number: int, value: sympy.Expr
-) -> Equation | None:
+def replace_read_by_number(equation: Equation, number: int, value: sympy.Expr) -> Equation | None:
     """The equation with read ``number`` replaced by a number; None if another read is lost."""
     result = tidy(_with(equation, body=equation.body.xreplace({read_symbol(number): value})))
     wanted = _reads_of(equation.body, equation.reads) - {equation.reads[number]}
@@ -68,6 +67,7 @@ def _reads_of(body: sympy.Basic, reads: Sequence[Read]) -> set[Read]:
     return {read for number, read in enumerate(reads) if read_symbol(number) in symbols}
 
 
+@lru_cache(maxsize=4096)
 def _functions(body: sympy.Basic) -> int:
     """Functions and powers in a body, counted as they are written."""
     kinds = (sympy.Function, sympy.Pow)

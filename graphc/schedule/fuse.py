@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphc.ir.graph import Graph, Node
-from graphc.passes.classify import contraction_factors, is_reshape
+from graphc.passes.classify import contraction_factors, memory_bases, shares_memory
 
 
 @dataclass
@@ -28,7 +28,7 @@ def fuse(graph: Graph) -> list[list[Node]]:
         if node.equation is None:
             continue
         needed = _needed(node, home)
-        if is_reshape(node.equation):
+        if shares_memory(node):
             _inherit(node, home)
             continue
         mates = windows.setdefault(_window(node), []) if not node.equation.is_map else []
@@ -56,24 +56,19 @@ def _write_after_reading(graph: Graph, groups: Sequence[Group], home: dict[Node,
 
     Where that would be a circle the wait is left out; the value then gets memory of its own.
     """
+    bases = memory_bases(graph)
     readers: dict[Node, list[Group]] = {}
     for node in graph.nodes:
         if node in home:
             for operand in node.inputs:
-                readers.setdefault(_base(operand), []).append(home[node])
+                readers.setdefault(bases[operand], []).append(home[node])
     for assignment in graph.assignments:
-        writer = home.get(_base(assignment.value))
+        writer = home.get(bases[assignment.value])
         for reader in readers.get(assignment.state, []):
             if writer is None or reader is writer or group_waits(reader, writer):
                 continue
             writer.before |= reader.before | 1 << reader.number
             _propagate(groups, writer)
-
-
-def _base(node: Node) -> Node:
-    while node.equation is not None and is_reshape(node.equation):
-        node = node.inputs[0]
-    return node
 
 
 def _needed(node: Node, home: dict[Node, Group]) -> list[Group]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from graphc.ir.graph import Graph, Node
 from graphc.ir.schedule import Buffer, KernelPlan
 from graphc.ir.types import element_count
@@ -24,11 +26,13 @@ def place_arena(
     kept = {places[a.value] for a in graph.assignments if a.value in places}
     for number in kept & set(sizes):
         spans[number] = (spans[number][0], len(kernels))
-    offsets: dict[int, int] = {}
-    for number in sorted(sizes, key=lambda n: (-sizes[n], n)):
-        offsets[number] = _lowest_gap(number, sizes, spans, offsets)
-    total = max((offsets[n] + sizes[n] for n in offsets), default=0)
-    return offsets, total
+    order = sorted(sizes, key=lambda n: (-sizes[n], n))
+    placed = np.zeros((len(order), 4), np.int64)  # first and last kernel, first and last byte
+    for count, number in enumerate(order):
+        offset = _lowest_gap(sizes[number], spans[number], placed[:count])
+        placed[count] = (*spans[number], offset, offset + sizes[number])
+    offsets = {number: int(placed[count, 2]) for count, number in enumerate(order)}
+    return offsets, int(placed[:, 3].max(initial=0))
 
 
 def _aligned(size: int) -> int:
@@ -49,19 +53,12 @@ def _lifetimes(
     return spans
 
 
-def _lowest_gap(
-    number: int, sizes: dict[int, int], spans: dict[int, tuple[int, int]], offsets: dict[int, int]
-) -> int:
-    """The lowest offset where the buffer overlaps no buffer that lives at the same time."""
-    first, last = spans[number]
-    busy = sorted(
-        (offsets[n], offsets[n] + sizes[n])
-        for n in offsets
-        if spans[n][0] <= last and first <= spans[n][1]
-    )
+def _lowest_gap(size: int, span: tuple[int, int], placed: np.ndarray) -> int:
+    """The lowest offset where a buffer overlaps no placed one that lives at the same time."""
+    alive = placed[(placed[:, 0] <= span[1]) & (span[0] <= placed[:, 1])]
     offset = 0
-    for start, end in busy:
-        if start - offset >= sizes[number]:
+    for start, end in alive[np.argsort(alive[:, 2], kind="stable"), 2:].tolist():
+        if start - offset >= size:
             break
         offset = max(offset, end)
     return offset

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from graphc.ir.graph import Graph, Node
 from graphc.ir.schedule import Buffer, KernelPlan, Schedule
 from graphc.ir.types import DType, element_count
-from graphc.passes.classify import contraction_factors, is_reshape
+from graphc.passes.classify import contraction_factors, memory_bases
 from graphc.schedule.fuse import fuse
 from graphc.schedule.memory import place_arena
 
@@ -27,20 +27,14 @@ def make_schedule(graph: Graph) -> Schedule:
     return Schedule(graph, kernels, placed, places, total)
 
 
-def base_of(node: Node) -> Node:
-    """The node whose memory a reshape shares."""
-    while node.equation is not None and is_reshape(node.equation):
-        node = node.inputs[0]
-    return node
-
-
 def _stored_nodes(graph: Graph, groups: Sequence[Sequence[Node]]) -> set[Node]:
     """Values that leave their kernel."""
+    bases = memory_bases(graph)
     home = {node: number for number, group in enumerate(groups) for node in group}
-    found = {base_of(n) for n in (*graph.outputs, *(a.value for a in graph.assignments))}
+    found = {bases[n] for n in (*graph.outputs, *(a.value for a in graph.assignments))}
     for node in graph.nodes:
         for operand in node.inputs:
-            base = base_of(operand)
+            base = bases[operand]
             crosses = home.get(base) != home.get(node)
             if crosses or base is not operand:
                 found.add(base)
@@ -50,8 +44,9 @@ def _stored_nodes(graph: Graph, groups: Sequence[Sequence[Node]]) -> set[Node]:
 def _kernels(
     graph: Graph, groups: Sequence[Sequence[Node]], stored: set[Node]
 ) -> tuple[KernelPlan, ...]:
-    updated = {base_of(a.value): a.state for a in graph.assignments}
-    used: set[str] = set()
+    bases = memory_bases(graph)
+    updated = {bases[a.value]: a.state for a in graph.assignments}
+    used: dict[str, int] = {}
     plans = []
     for group in groups:
         keep = tuple(node for node in group if node in stored)
@@ -68,12 +63,13 @@ def _kernels(
     return tuple(plans)
 
 
-def _fresh(base: str, used: set[str]) -> str:
-    """The name, numbered if it is used already."""
-    name, number = base, 2
+def _fresh(base: str, used: dict[str, int]) -> str:
+    """The name, numbered if it is used already; ``used`` counts the uses of each name."""
+    name = base
     while name in used:
-        name, number = f"{base}_{number}", number + 1
-    used.add(name)
+        used[base] += 1
+        name = f"{base}_{used[base]}"
+    used[name] = 1
     return name
 
 
@@ -124,10 +120,11 @@ def _word(text: str) -> str:
 
 def _buffers(graph: Graph, kernels: Sequence[KernelPlan]) -> tuple[list[Buffer], dict[Node, int]]:
     """A buffer for each leaf and stored node; reshapes share one, updates their state's."""
-    direct = _updates_in_place(graph, kernels)
+    bases = memory_bases(graph)
+    direct = _updates_in_place(graph, kernels, bases)
     buffers: list[Buffer] = []
     places: dict[Node, int] = {}
-    outputs = {base_of(n) for n in graph.outputs}
+    outputs = {bases[n] for n in graph.outputs}
     stored = {node for kernel in kernels for node in kernel.stored}
     storages = {
         "input": "feed",
@@ -136,7 +133,7 @@ def _buffers(graph: Graph, kernels: Sequence[KernelPlan]) -> tuple[list[Buffer],
         "constant": "constant",
     }
     for node in graph.nodes:
-        base = base_of(node)
+        base = bases[node]
         if node is not base:
             if base in places:
                 places[node] = places[base]
@@ -151,45 +148,43 @@ def _buffers(graph: Graph, kernels: Sequence[KernelPlan]) -> tuple[list[Buffer],
     for node, state in direct.items():
         places[node] = places[state]
     for node in graph.nodes:
-        if node not in places and base_of(node) in places:
-            places[node] = places[base_of(node)]
+        if node not in places and bases[node] in places:
+            places[node] = places[bases[node]]
     return buffers, places
 
 
-def _updates_in_place(graph: Graph, kernels: Sequence[KernelPlan]) -> dict[Node, Node]:
+def _updates_in_place(
+    graph: Graph, kernels: Sequence[KernelPlan], bases: Mapping[Node, Node]
+) -> dict[Node, Node]:
     """Assigned values that may overwrite their state: every other reader has run before.
 
     Inside the writing kernel each element is loaded before it is stored. A state whose old value
     is an output or another state's next value is read after all kernels, and keeps it until then.
     """
-    read_last = {base_of(n) for n in (*graph.outputs, *(a.value for a in graph.assignments))}
+    read_last = {bases[n] for n in (*graph.outputs, *(a.value for a in graph.assignments))}
     number = {node: k for k, kernel in enumerate(kernels) for node in kernel.nodes}
+    last_reader = {
+        bases[o]: k for k, kernel in enumerate(kernels) for n in kernel.nodes for o in n.inputs
+    }
     found: dict[Node, Node] = {}
     counts: dict[Node, int] = {}
     for assignment in graph.assignments:
-        value = base_of(assignment.value)
+        value = bases[assignment.value]
         counts[value] = counts.get(value, 0) + 1
     for assignment in graph.assignments:
-        value, state = base_of(assignment.value), assignment.state
+        value, state = bases[assignment.value], assignment.state
         if value not in number or counts[value] > 1 or value in graph.outputs or state in read_last:
             continue
-        read_before = _last_reader(state, graph, number) <= number[value]
-        if read_before and _reads_in_place(state, kernels[number[value]]):
+        read_before = last_reader.get(state, -1) <= number[value]
+        if read_before and _reads_in_place(state, kernels[number[value]], bases):
             found[value] = state
     return found
 
 
-def _last_reader(state: Node, graph: Graph, number: dict[Node, int]) -> int:
-    readers = [
-        number[n] for n in graph.nodes if n in number and any(base_of(o) is state for o in n.inputs)
-    ]
-    return max(readers, default=-1)
-
-
-def _reads_in_place(state: Node, kernel: KernelPlan) -> bool:
+def _reads_in_place(state: Node, kernel: KernelPlan, bases: Mapping[Node, Node]) -> bool:
     return all(
         node.op_equation().reads_identically(k)
         for node in kernel.nodes
         for k, read in enumerate(node.op_equation().reads)
-        if base_of(node.inputs[read.operand]) is state
+        if bases[node.inputs[read.operand]] is state
     )

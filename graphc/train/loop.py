@@ -27,7 +27,8 @@ from graphc.train.step import TrainingStep, training_step
 SCHEDULES = ("cosine", "constant")
 SETTLED = 50  # steps after which a loss that has not moved is worth a word
 _WINDOW = 20
-_NEAR = 0.02
+_NEAR = 0.02  # of the loss of guessing
+_FALLING = 0.005
 
 
 @dataclass(frozen=True)
@@ -152,13 +153,14 @@ class _Run:
     peak: float
     clock: list[float] = field(default_factory=list)  # seconds of each step, its batch included
     mark: float = 0.0
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=2 * _WINDOW))
     evaluations: list[Evaluation] = field(default_factory=list)
     evaluator: Program | None = None
     loss_sum: float = 0.0
     right: int = 0
     in_epoch: int = 0
     last: Progress | None = None
+    warned: bool = False
 
     @property
     def epochs(self) -> int:
@@ -199,8 +201,9 @@ class _Run:
             raise UserError(_diverged(number + 1, float(loss), self.peak, options))
         self.last = self._progress(number, epoch, float(loss), rate)
         self.reporter.stepped(self.last)
-        if number + 1 == SETTLED:
-            self._warn_of_standstill()
+        if number + 1 >= SETTLED and not self.warned and self._stands_still():
+            self.warned = True
+            self.reporter.hint(_standing_still(self.network, number + 1))
 
     def _tick(self) -> None:
         now = time.perf_counter()
@@ -224,10 +227,14 @@ class _Run:
             seconds * (self.steps - number - 1),
         )  # fmt: skip
 
-    def _warn_of_standstill(self) -> None:
+    def _stands_still(self) -> bool:
+        """Near the loss of guessing, and not on the way down; made-up data allows no better."""
         chance = math.log(self.network.logits.shape[1])
-        if chance and abs(sum(self.recent) / len(self.recent) - chance) < _NEAR * chance:
-            self.reporter.hint(_standing_still(self.network, chance))
+        if self.data.name == "synthetic" or not chance:
+            return False
+        losses = list(self.recent)
+        before, now = sum(losses[:_WINDOW]) / _WINDOW, sum(losses[-_WINDOW:]) / _WINDOW
+        return abs(now - chance) < _NEAR * chance and before - now < _FALLING * chance
 
     def _can_evaluate(self) -> bool:
         """Made-up data has nothing to generalise to; a short run is not outdone by its test."""
@@ -266,14 +273,14 @@ def _diverged(step: int, loss: float, peak: float, options: Options) -> str:
     )
 
 
-def _standing_still(network: Network, chance: float) -> str:
-    settings = network.model.settings
-    remedies = ["a learning rate three times lower, or three times higher (--lr)"]
+def _standing_still(network: Network, steps: int) -> str:
+    settings, classes = network.model.settings, network.logits.shape[1]
+    remedies = ["a learning rate three times lower or higher (--lr)"]
     if settings.scheme != "he":
         remedies.insert(0, "He initialisation (--init he)")
     if not settings.batch_norm:
         remedies.append("batch normalisation (--batch-norm)")
     return (
-        f"the loss stays at {chance:.3f} = ln {network.logits.shape[1]}, that of guessing: "
-        f"after {SETTLED} steps nothing has been learned. Try {', or '.join(remedies)}."
+        f"the loss stays at {math.log(classes):.3f} = ln {classes}, that of guessing: nothing has "
+        f"been learned in {steps} steps. Try {', or '.join(remedies)}."
     )

@@ -17,6 +17,7 @@ from graphc.ir.graph import Assignment, Node
 from graphc.ir.types import DType
 from graphc.ops.elementwise import power, sqrt
 from graphc.ops.leaves import state
+from graphc.ops.messages import brief
 
 
 @dataclass
@@ -72,8 +73,10 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         """Check the learning rate."""
-        if not 0 < self.lr < float("inf"):
-            raise user_error(f"{type(self).__name__}: lr must be positive, here {self.lr}")
+        if not isinstance(self.lr, int | float) or not 0 < self.lr < float("inf"):
+            raise user_error(
+                f"{type(self).__name__}: lr is {brief(self.lr)}", "expected a positive number"
+            )
 
     def update(self, p: Node, g: Node, slots: Slots) -> Node:
         """The parameter's next value."""

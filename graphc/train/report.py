@@ -71,7 +71,7 @@ class LiveReporter:
 
     def __init__(self, console: Console) -> None:
         self.bar = Bar(
-            TextColumn("{task.description}"), BarColumn(bar_width=24),
+            TextColumn("{task.description}"), BarColumn(bar_width=10),
             TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[facts]}"),
             console=console,
         )  # fmt: skip
@@ -106,7 +106,7 @@ class LiveReporter:
         """Move the bar of steps."""
         assert self.train_task is not None
         self.bar.update(
-            self.train_task, completed=progress.step, facts=_facts(progress),
+            self.train_task, completed=progress.step, facts=_short_facts(progress),
             description=f"epoch {progress.epoch}/{progress.epochs}",
         )  # fmt: skip
 
@@ -182,6 +182,13 @@ def _facts(progress: Progress) -> str:
         f"loss {progress.loss:.4f}  accuracy {progress.accuracy:.2%}  "
         f"{progress.rate:.1f} images/s  lr {progress.learning_rate:.2g}  "
         f"left {_duration(progress.seconds_left)}"
+    )
+
+
+def _short_facts(progress: Progress) -> str:
+    return (
+        f"loss {progress.loss:.4f}  {progress.accuracy:.1%}  {progress.rate:.0f} images/s  "
+        f"{_duration(progress.seconds_left)} left"
     )
 
 

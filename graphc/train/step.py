@@ -14,6 +14,7 @@ from graphc.compiler import Progress, compile_graph
 from graphc.errors import user_error
 from graphc.ir.graph import Assignment, Graph, Node
 from graphc.ops.effects import effects_of
+from graphc.ops.messages import brief, check_values, describe
 from graphc.train.optimizers import Optimizer, update_assignments
 
 
@@ -50,7 +51,9 @@ class TrainingStep:
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         if not 0 <= value < float("inf"):
-            raise user_error(f"learning_rate must be finite and not negative, here {value}")
+            raise user_error(
+                f"learning_rate is {value}", "expected a finite number that is not negative"
+            )
         for rate in self._rates():
             rate[...] = value
 
@@ -91,12 +94,19 @@ def training_assignments(
     loss: Node, optimizer: Optimizer, metrics: Sequence[Node] = ()
 ) -> list[Assignment]:
     """Updates of every parameter that the loss depends on, and the layers' own side effects."""
+    check_values("training_step", loss, *metrics)
+    if not isinstance(optimizer, Optimizer):
+        raise user_error(
+            f"training_step: the optimizer is {brief(optimizer)}",
+            "expected one such as gx.SGD(0.1)",
+        )
     nodes = Graph((loss, *metrics)).nodes
     trained = [node for node in Graph((loss,)).nodes if node.kind == "parameter"]
     if not trained:
         raise user_error(
-            "training_step: the loss depends on no parameter", "declare one with gx.parameter(...)"
-        )
+            "training_step: the loss depends on no parameter", *describe([loss], ["loss"]),
+            "there is nothing to train: declare one with gx.parameter(name, shape)",
+        )  # fmt: skip
     return [
         *update_assignments(optimizer, trained, gradients(loss, trained)),
         *effects_of(nodes),

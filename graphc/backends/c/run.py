@@ -15,12 +15,12 @@ from graphc.backends.base import (
     aligned_bytes,
     check_known,
     checked_feed,
+    checked_shared,
     initial_value,
     thread_count,
 )
 from graphc.backends.c.build import BuiltLibrary, load
 from graphc.backends.c.emit import Emitted
-from graphc.errors import UserError, user_error
 from graphc.ir.graph import Node
 from graphc.ir.loops import Routine
 from graphc.ir.schedule import Buffer, Schedule
@@ -157,12 +157,4 @@ def _fixed_array(
         return None
     if buffer.name not in shared:
         return initial_value(buffer.node, seed)
-    array = shared[buffer.name]
-    if array.shape != buffer.shape or array.dtype != buffer.dtype.numpy:
-        raise user_error(
-            f"the shared array '{buffer.name}' is {array.dtype}{list(array.shape)}, "
-            f"expected {buffer.node!r}"
-        )
-    if not array.flags.c_contiguous or not array.flags.writeable:
-        raise UserError(f"the shared array '{buffer.name}' must be contiguous and writeable")
-    return array
+    return checked_shared(buffer.node, shared[buffer.name])
