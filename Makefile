@@ -14,7 +14,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 demo: | gcc $(VENV)/.stamp-run ## train VGG16 on 5000 real digits with generated C
-	$(BIN)/graphc train vgg16 --data mnist5k --image 32 --batch 64 --epochs 4 --lr 0.02 --head 512 --seed 0
+	$(BIN)/graphc train vgg16 --data mnist5k --image 32 --batch 64 --epochs 5 --head 512 --seed 0
 
 test: | gcc $(VENV)/.stamp-dev ## run the tests but the slow ones
 	$(PYTEST) -m "not slow"

@@ -97,7 +97,7 @@ def main() -> None:
 @click.option("--data", default="synthetic", show_default=True, help=f"One of {', '.join(SPECS)}.")
 @click.option("--epochs", type=COUNT, default=4, show_default=True)
 @click.option("--steps", type=COUNT, help="Stop after so many steps, whatever the epochs.")
-@click.option("--lr", type=float, help="Highest learning rate.  [default: sgd 0.02, adam 0.001]")
+@click.option("--lr", type=float, help="Highest learning rate.  [default: sgd 0.005, adam 0.001]")
 @click.option(
     "--warmup", type=click.IntRange(min=0), default=20, show_default=True, metavar="STEPS"
 )

@@ -13,6 +13,9 @@ GOLDEN = Path(__file__).parent / "golden"
 DEFAULT_SEED = 20250
 Golden = Callable[[str, str], None]
 
+# Two workers with two threads each share the cores: waiting threads must not spin.
+os.environ.setdefault("GOMP_SPINCOUNT", "100")
+
 # The first example of a kernel also compiles it, so a deadline would measure the C compiler.
 hypothesis.settings.register_profile("graphc", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("graphc")

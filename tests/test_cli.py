@@ -203,7 +203,7 @@ def test_a_model_is_built_again_from_its_changed_options() -> None:
 
 def test_optimizers_have_usual_values() -> None:
     sgd = make_optimizer("sgd", None, None, None)
-    assert sgd == make_optimizer("sgd", 0.02, 0.9, 5e-4)
+    assert sgd == make_optimizer("sgd", 0.005, 0.9, 5e-4)
     assert make_optimizer("adamw", None, None, None).lr == 0.001
     with pytest.raises(UserError, match="weight decay"):
         make_optimizer("sgd", None, None, math.nan)

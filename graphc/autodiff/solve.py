@@ -170,4 +170,3 @@ def _split_digits(left: Index, target: Index, free: list[str], solution: Solutio
     for name, size, larger in reversed(list(zip(names, sizes, sizes[1:], strict=False))):
         solution.assign(name, offset // size % (larger // size))
     return True
-

@@ -18,6 +18,7 @@ from graphc.ops.define import (
     axis,
     define,
     indicator,
+    layer_scope,
     op,
     position,
     sum_over,
@@ -112,13 +113,15 @@ def cross_entropy(logits: Node, labels: Node) -> Node:
             *describe((logits, labels), ("logits", "labels")),
             "logits (N, K, ...) of two to five dimensions need labels (N, ...)",
         )
-    return mean(subtract(logsumexp(logits, 1), picked(logits, labels)))
+    with layer_scope("loss"):
+        return mean(subtract(logsumexp(logits, 1), picked(logits, labels)))
 
 
 def squared_error(prediction: Node, target: Node) -> Node:
     """Mean of (prediction - target)**2 over all elements; equal shapes."""
     _check_equal_shapes("squared_error", prediction, target)
-    return mean(elementwise("squared_error", _squared_difference, prediction, target))
+    with layer_scope("loss"):
+        return mean(elementwise("squared_error", _squared_difference, prediction, target))
 
 
 def binary_cross_entropy(logits: Node, targets: Node) -> Node:
@@ -129,7 +132,8 @@ def binary_cross_entropy(logits: Node, targets: Node) -> Node:
         targets: probabilities y of the same shape and type.
     """
     _check_equal_shapes("binary_cross_entropy", logits, targets)
-    return mean(elementwise("binary_cross_entropy", _binary_cross_entropy, logits, targets))
+    with layer_scope("loss"):
+        return mean(elementwise("binary_cross_entropy", _binary_cross_entropy, logits, targets))
 
 
 def _squared_difference(a: Any, b: Any) -> Any:

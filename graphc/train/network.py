@@ -73,7 +73,7 @@ def make_optimizer(
             raise UserError(f"the {what} must be finite and not negative, here {value}")
     if kind == "sgd":
         return SGD(
-            0.02 if lr is None else lr,
+            0.005 if lr is None else lr,
             momentum=MOMENTUM if momentum is None else momentum,
             weight_decay=DECAY if weight_decay is None else weight_decay,
         )
