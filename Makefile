@@ -7,8 +7,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MLXTEND := $(shell sed -n 's/.*"\(mlxtend==[^"]*\)".*/\1/p' pyproject.toml)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
+KERNEL_TESTS := tests/test_c_backend.py tests/test_optimizers.py tests/test_full_network.py -m "not slow"
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench clean gcc
+.PHONY: help demo test test-all sanitize lint bench clean gcc
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -21,6 +23,11 @@ test: | gcc $(VENV)/.stamp-dev ## run the tests but the slow ones
 
 test-all: | gcc $(VENV)/.stamp-dev ## run every test
 	$(PYTEST)
+
+sanitize: | gcc $(VENV)/.stamp-dev ## run the tests of the C kernels under two sanitizers
+	GRAPHC_SANITIZE=undefined $(PYTEST) $(KERNEL_TESTS)
+	GRAPHC_SANITIZE=address ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$$(gcc -print-file-name=libasan.so) \
+	  $(BIN)/python -m pytest $(KERNEL_TESTS)
 
 lint: $(VENV)/.stamp-dev ## check style, format and types
 	$(BIN)/ruff check .
