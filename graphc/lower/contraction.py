@@ -104,12 +104,14 @@ def _direction(
 
 
 def _split_depth(axes: tuple[Axis, ...]) -> tuple[int, int]:
-    """Which axis is cut, and into what pieces, so that a block has about ``_DEPTH_BLOCK`` rows."""
+    """Which axis is cut, and into what equal pieces, so that a block has ``_DEPTH_BLOCK`` rows."""
     inner = 1
     for number in reversed(range(len(axes))):
-        if inner * axes[number].extent > _DEPTH_BLOCK:
-            return number, max(1, _DEPTH_BLOCK // inner)
-        inner *= axes[number].extent
+        extent = axes[number].extent
+        if inner * extent > _DEPTH_BLOCK:
+            pieces = -(-extent // max(1, _DEPTH_BLOCK // inner))
+            return number, -(-extent // pieces)
+        inner *= extent
     return 0, axes[0].extent
 
 
