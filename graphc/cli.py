@@ -113,9 +113,10 @@ def train_command(model: str, data: str, samples: int | None, **given: Any) -> N
         raise UserError("there is no CUDA target yet; leave --target out to train on the CPU")
     asked = _model_options(given)
     first = choose_model(model, data, asked)
+    classes = first.settings.classes if data == "synthetic" else given["classes"]
     dataset = load(
         data, image=first.settings.image[0], channels=first.settings.channels,
-        classes=given["classes"], seed=given["seed"], samples=samples,
+        classes=classes, seed=given["seed"], samples=samples,
     )  # fmt: skip
     net = build_model(
         model, {**changed_options(first), "classes": asked.get("classes", dataset.classes)}
