@@ -59,8 +59,8 @@ class Subject:
     def generated(self) -> Generated:
         """What would be compiled; nothing is."""
         check_graph(self.step)
-        schedule = make_schedule(run_passes(self.step))
         simd = simd_level()
+        schedule = make_schedule(run_passes(self.step), BLOCKS[simd])
         routines = lower(schedule, BLOCKS[simd])
         emitted = emit(schedule, routines, BLOCKS[simd])
         return Generated(schedule, routines, {f.name: f.text for f in emitted.files}, simd)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graphc.ir.index import Index
-from graphc.ir.scalar import Condition, Scalar
+from graphc.ir.scalar import Condition, Load, Scalar
+from graphc.ir.tiles import LinearProgram
 from graphc.ir.types import Axis, DType
 
 
@@ -116,13 +117,95 @@ class Contraction:
 
 
 @dataclass(frozen=True)
+class Patch:
+    """A small block of an operand, with one vector of lanes at each position, and its transform.
+
+    Attributes:
+        transform: applied along each of the positions.
+        positions: the axes that run through the patch.
+        lane: the axis of the lanes.
+        value: the element, 0 outside the operand.
+        inside: the tiles whose whole patch lies inside the operand.
+        first: where lanes are neighbours in memory, the element at the patch's origin, else None.
+        steps: elements from one position to the next, for each axis, where ``first`` is given.
+    """
+
+    transform: tuple[LinearProgram, ...]
+    positions: tuple[Axis, ...]
+    lane: Axis
+    value: Scalar
+    inside: tuple[Condition, ...]
+    first: Load | None
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TileBlocks:
+    """How a tiled product is cut: ``tiles`` and ``columns`` (and ``rows``) of one task, ``chunk``
+    columns multiplied at a time, ``pieces`` of the tiles summed on their own, and the rows and
+    vectors of the register block.
+    """
+
+    tiles: int
+    columns: int
+    chunk: int
+    rows: int
+    pieces: int
+    register_rows: int
+    vectors: int
+
+
+@dataclass(frozen=True)
+class TileProduct:
+    """A sliding product by tiles: transform, multiply point by point, transform back.
+
+    ``result`` "positions": at each point p, M[p][tile, column] = sum over channels of
+    V[p][tile, channel] * U[p][channel, column], where V are the transformed tiles and U the
+    transformed filters; each M transforms back into a tile of positions. ``result`` "taps":
+    M[p][row, column] = sum over tiles of U[p][tile, row] * V[p][tile, column], which transforms
+    back into the taps of one filter.
+
+    Attributes:
+        tiles: outer axes, then the number of the tile along each dimension.
+        limits: how many positions there are along each dimension; the last tile may overhang.
+        columns, rows: blocks of lanes along the result's vectors; the other axis of the product:
+            blocks of channels ("positions"), or results one by one ("taps").
+        channel: one channel ("positions"), one block of rows ("taps").
+        left: the patch that gives U; right: the patch that gives V.
+        restore: the transform back, along each dimension.
+        results: positions in a tile, or taps; the lanes of the result.
+        epilogue_axes: how the epilogue walks the results: positions, then lanes, or lanes and
+            taps merged where arrays let them.
+        epilogue: statements for one finished element, which reads the scalar ``sum``.
+        note: what is computed, for readers of the source.
+    """
+
+    result: Literal["positions", "taps"]
+    tiles: tuple[Axis, ...]
+    limits: tuple[int, ...]
+    columns: Axis
+    rows: Axis
+    channel: Axis
+    left: Patch
+    right: Patch
+    restore: tuple[LinearProgram, ...]
+    results: tuple[Axis, ...]
+    lane: Axis
+    epilogue_axes: tuple[Axis, ...]
+    epilogue: tuple[Statement, ...]
+    blocks: TileBlocks
+    dtype: DType
+    note: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Routine:
     """One generated function."""
 
     name: str
     title: tuple[str, ...]
     parameters: tuple[Parameter, ...]
-    body: tuple[Statement, ...] | Contraction
+    body: tuple[Statement, ...] | Contraction | TileProduct
     flops: int
     bytes: int
 
@@ -134,6 +217,11 @@ class BlockSizes:
     rows: int
     vectors: int
     vector_bytes: int
+    registers: int = 16
+
+    def lanes(self, dtype: DType) -> int:
+        """Elements of one vector."""
+        return self.vector_bytes // dtype.size
 
     def columns(self, dtype: DType) -> int:
         """Columns of the register block for an element type."""

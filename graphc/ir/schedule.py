@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graphc.ir.graph import Graph, Node
+from graphc.ir.layout import Layout, row_major
+from graphc.ir.tiles import TileAlgorithm
 from graphc.ir.types import DType, Shape
 
 Storage = Literal["feed", "persistent", "constant", "arena", "output"]
@@ -16,25 +18,32 @@ class Buffer:
     """An array: ``offset`` bytes into the arena if it lives there."""
 
     name: str
-    shape: Shape
+    layout: Layout
     dtype: DType
     storage: Storage
     node: Node
     offset: int = 0
+
+    @property
+    def shape(self) -> Shape:
+        """Extents of the array that it holds."""
+        return self.layout.shape
 
 
 @dataclass(frozen=True)
 class KernelPlan:
     """Fused nodes over one output space; ``stored`` are those that others read.
 
-    ``strategy`` is "contraction" where the leader is a sum of products worth packing.
+    ``strategy`` is "contraction" where the leader is a sum of products worth packing, "tiles"
+    where such a sum slides a window and is computed by ``algorithms``, one a dimension.
     """
 
     name: str
     nodes: tuple[Node, ...]
     stored: tuple[Node, ...]
-    strategy: Literal["contraction", "nest"]
+    strategy: Literal["contraction", "tiles", "nest"]
     reason: str
+    algorithms: tuple[TileAlgorithm, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,3 +59,8 @@ class Schedule:
     def buffer(self, node: Node) -> Buffer:
         """The buffer that holds a node."""
         return self.buffers[self.places[node]]
+
+    def layout(self, node: Node) -> Layout:
+        """Where a node's elements lie in its buffer; reshapes share one that is row-major."""
+        layout = self.buffer(node).layout
+        return layout if layout.shape == node.shape else row_major(node.shape)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import graphc.ir.index as ix
 from graphc.ir.equation import Equation, Guard, Read
 from graphc.ir.index import Index
+from graphc.ir.layout import Layout
 from graphc.ir.scalar import Call, Condition, Inside, Load, Number, Scalar
-from graphc.ir.types import Axis, DType, Shape
+from graphc.ir.types import Axis, DType
 from graphc.lower.names import Namer
-from graphc.passes.classify import flat_offset
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Access:
 
 
 def access(
-    read: Read, shape: Shape, buffer: str, dtype: DType, extents: Mapping[str, int]
+    read: Read, layout: Layout, buffer: str, dtype: DType, extents: Mapping[str, int]
 ) -> Access:
     """The access of a read; conditions that the extents imply are left out."""
     conditions = []
     if read.fill is not None:
-        guards = (Guard(index, 0, n) for index, n in zip(read.index, shape, strict=True))
+        guards = (Guard(index, 0, n) for index, n in zip(read.index, layout.shape, strict=True))
         conditions = [c for g in guards for c in guard_conditions(g, extents)]
-    offset = flat_offset(read.index, shape).simplify(extents)
+    offset = layout.offset(read.index).simplify(extents)
     return Access(buffer, dtype, offset, tuple(conditions), read.fill or 0.0)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphc.ir.equation import Equation, position_symbol, read_symbol
 from graphc.ir.graph import Node
 from graphc.ir.index import Index, axis_index
+from graphc.ir.layout import Layout
 from graphc.ir.loops import Assign, Declare, Loop, Statement, Store, When
 from graphc.ir.scalar import Call, Condition, Inside, Name, Number, Position
 from graphc.ir.types import Axis, DType, element_count
@@ -42,6 +43,14 @@ class Stage:
     positions: tuple[Index, ...] = ()
 
 
+@dataclass(frozen=True)
+class Array:
+    """What a routine calls an array, and where its elements lie."""
+
+    name: str
+    layout: Layout
+
+
 @dataclass
 class NestPlan:
     """Everything that the loops are built from."""
@@ -53,8 +62,9 @@ class NestPlan:
 
 
 def make_stage(
-    node: Node, equation: Equation, value: str, computed: dict[Node, str], names: dict[Node, str]
-) -> Stage:
+    node: Node, equation: Equation, value: str, computed: dict[Node, str],
+    arrays: Mapping[Node, Array],
+) -> Stage:  # fmt: skip
     """Resolve a node's reads. ``equation`` already has the group's axis names."""
     reads: list[Access | str] = []
     for read in equation.reads:
@@ -62,8 +72,8 @@ def make_stage(
         if operand in computed:
             reads.append(computed[operand])
             continue
-        found = access(read, operand.shape, names[operand], operand.dtype, equation.extents)
-        reads.append(found)
+        array = arrays[operand]
+        reads.append(access(read, array.layout, array.name, operand.dtype, equation.extents))
     conditions = equation_conditions(equation.guards, equation.extents)
     positions = tuple(p.simplify(equation.extents) for p in equation.positions)
     return Stage(node, equation, reads, conditions, value, positions)

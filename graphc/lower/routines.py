@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from graphc.ir.equation import Equation
 from graphc.ir.graph import Node
 from graphc.ir.index import axis_index
-from graphc.ir.loops import BlockSizes, Parameter, Routine
+from graphc.ir.loops import (
+    BlockSizes,
+    Contraction,
+    Parameter,
+    Routine,
+    Statement,
+    TileProduct,
+)
 from graphc.ir.schedule import KernelPlan, Schedule
 from graphc.ir.show import equation_text
 from graphc.ir.types import element_count
 from graphc.lower.access import rename_axes
 from graphc.lower.contraction import build_contraction
 from graphc.lower.names import Namer
-from graphc.lower.nest import SUFFIXES, NestPlan, Stage, build_nest, make_stage
-from graphc.passes.classify import contraction_factors, flat_offset
+from graphc.lower.nest import SUFFIXES, Array, NestPlan, Stage, build_nest, make_stage
+from graphc.lower.split import lane_values, split_axes
+from graphc.lower.tiles import Group, build_tiles
+from graphc.passes.classify import contraction_factors
+from graphc.passes.sliding import sliding_product
 
 
 def lower(schedule: Schedule, block: BlockSizes) -> tuple[Routine, ...]:
@@ -27,21 +35,27 @@ def lower_kernel(plan: KernelPlan, schedule: Schedule, block: BlockSizes) -> Rou
     """The routine of one kernel."""
     namer = Namer()
     equations = _renamed(plan, namer)
-    names, parameters = _parameters(plan, schedule, namer)
-    nest = _nest_plan(plan, equations, names, namer)
-    leader = plan.nodes[0]
-    body = (
-        build_contraction(nest, _factors(equations[leader]), block)
-        if plan.strategy == "contraction"
-        else build_nest(nest)
-    )
+    arrays, parameters = _parameters(plan, schedule, namer)
+    values = {node: namer.name(f"{node.label}_value", SUFFIXES) for node in plan.nodes}
+    group = Group(plan.nodes, equations, values, arrays, plan.stored, namer)
+    body = _body(plan, group, block)
     return Routine(plan.name, _title(plan), parameters, body, _flops(plan), _bytes(plan, schedule))
 
 
-def _factors(equation: Equation):  # type: ignore[no-untyped-def]
-    factors = contraction_factors(equation)
+def _body(
+    plan: KernelPlan, group: Group, block: BlockSizes
+) -> tuple[Statement, ...] | Contraction | TileProduct:
+    leader = group.equations[plan.nodes[0]]
+    if plan.strategy == "tiles":
+        form = sliding_product(leader)
+        assert form is not None
+        return build_tiles(group, form, plan.algorithms, block)
+    nest = _nest_plan(group)
+    if plan.strategy == "nest":
+        return build_nest(nest)
+    factors = contraction_factors(nest.stages[0].equation)
     assert factors is not None
-    return factors
+    return build_contraction(nest, factors, block)
 
 
 def _renamed(plan: KernelPlan, namer: Namer) -> dict[Node, Equation]:
@@ -62,11 +76,11 @@ def _renamed(plan: KernelPlan, namer: Namer) -> dict[Node, Equation]:
 
 def _parameters(
     plan: KernelPlan, schedule: Schedule, namer: Namer
-) -> tuple[dict[Node, str], tuple[Parameter, ...]]:
-    """A name for every array that the kernel touches; one parameter for each buffer."""
+) -> tuple[dict[Node, Array], tuple[Parameter, ...]]:
+    """Name and layout of every array that the kernel touches; one parameter for each buffer."""
     by_buffer: dict[int, str] = {}
     written = {schedule.places[node] for node in plan.stored}
-    names: dict[Node, str] = {}
+    arrays: dict[Node, Array] = {}
     order: list[tuple[int, str]] = []
     touched = [
         o for node in plan.nodes for o in node.inputs if o not in plan.nodes or o in plan.stored
@@ -76,8 +90,8 @@ def _parameters(
         if place not in by_buffer:
             by_buffer[place] = namer.name(schedule.buffers[place].name)
             order.append((place, by_buffer[place]))
-        names[node] = by_buffer[place]
-    return names, tuple(
+        arrays[node] = Array(by_buffer[place], schedule.layout(node))
+    return arrays, tuple(
         Parameter(name, schedule.buffers[place].dtype, place in written) for place, name in order
     )
 
@@ -91,23 +105,49 @@ def buffer_order(plan: KernelPlan, schedule: Schedule) -> tuple[int, ...]:
     return tuple(dict.fromkeys(places))
 
 
-def _nest_plan(
-    plan: KernelPlan, equations: Mapping[Node, Equation], names: dict[Node, str], namer: Namer
-) -> NestPlan:
+def _nest_plan(group: Group) -> NestPlan:
+    """Stages over axes that are split where an array lies in blocks of lanes."""
+    lanes = _lane_counts(group)
+    names = {axis: group.namer.axis(f"{axis}_lane") for axis in lanes}
+    leader = group.equations[group.nodes[0]]
     computed: dict[Node, str] = {}
     stages: list[Stage] = []
-    for node in plan.nodes:
-        value = namer.name(f"{node.label}_value", SUFFIXES)
-        stages.append(make_stage(node, equations[node], value, computed, names))
+    for node in group.nodes:
+        equation = split_axes(group.equations[node], lanes, names)
+        value = group.values[node]
+        stages.append(make_stage(node, equation, value, computed, group.arrays))
         computed[node] = value
-    axes = equations[plan.nodes[0]].axes
-    index = tuple(axis_index(a.name) for a in axes)
-    extents = equations[plan.nodes[0]].extents
+    values = lane_values(lanes, names)
+    index = tuple(axis_index(a.name).substitute(values) for a in leader.axes)
+    split = stages[0].equation
     stores = [
-        (names[node], flat_offset(index, node.shape).simplify(extents), computed[node], node.dtype)
-        for node in plan.stored
+        (
+            group.arrays[node].name,
+            group.arrays[node].layout.offset(index).simplify(split.extents),
+            computed[node],
+            node.dtype,
+        )
+        for node in group.stored
     ]
-    return NestPlan(axes, stages, namer, stores)
+    return NestPlan(split.axes, stages, group.namer, stores)
+
+
+def _lane_counts(group: Group) -> dict[str, int]:
+    """Axes that run through the blocks of an array, and how many lanes these have."""
+    found: dict[str, int] = {}
+    for node in group.nodes:
+        equation = group.equations[node]
+        places = [(node, tuple(axis_index(a.name) for a in equation.axes))]
+        places += [(node.inputs[r.operand], r.index) for r in equation.reads]
+        for array, index in places:
+            lanes = group.arrays[array].layout.lanes if array in group.arrays else None
+            name = index[lanes[0]].single_name if lanes is not None else None
+            if lanes is not None and name is not None:
+                found.setdefault(name, lanes[1])
+    extents = {
+        a.name: a.extent for e in group.equations.values() for a in (*e.axes, *e.reduce_axes)
+    }
+    return {name: count for name, count in found.items() if extents[name] % count == 0}
 
 
 def _title(plan: KernelPlan) -> tuple[str, ...]:

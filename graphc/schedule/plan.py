@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from graphc.ir.graph import Graph, Node
+from graphc.ir.layout import row_major
+from graphc.ir.loops import BlockSizes
 from graphc.ir.schedule import Buffer, KernelPlan, Schedule
 from graphc.ir.types import DType, element_count
 from graphc.passes.classify import contraction_factors, memory_bases
+from graphc.schedule.choose import choose_tiles
 from graphc.schedule.fuse import fuse
+from graphc.schedule.layout import assign_layouts
 from graphc.schedule.memory import place_arena
 
 
-def make_schedule(graph: Graph) -> Schedule:
-    """Schedule a graph whose passes have run."""
+def make_schedule(graph: Graph, block: BlockSizes, *, exact: bool = False) -> Schedule:
+    """Schedule a graph whose passes have run, for a machine with a register block.
+
+    ``exact`` keeps every sum of products as it stands: no tiled (Winograd) convolution.
+    """
     groups = fuse(graph)
     stored = _stored_nodes(graph, groups)
-    kernels = _kernels(graph, groups, stored)
+    kernels = _kernels(graph, groups, stored, block, exact)
     buffers, places = _buffers(graph, kernels)
+    buffers = assign_layouts(graph, kernels, buffers, places, block)
     offsets, total = place_arena(graph, kernels, buffers, places)
-    placed = tuple(
-        Buffer(b.name, b.shape, b.dtype, b.storage, b.node, offsets.get(number, 0))
-        for number, b in enumerate(buffers)
-    )
+    placed = tuple(replace(b, offset=offsets.get(number, 0)) for number, b in enumerate(buffers))
     return Schedule(graph, kernels, placed, places, total)
 
 
@@ -42,8 +48,9 @@ def _stored_nodes(graph: Graph, groups: Sequence[Sequence[Node]]) -> set[Node]:
 
 
 def _kernels(
-    graph: Graph, groups: Sequence[Sequence[Node]], stored: set[Node]
-) -> tuple[KernelPlan, ...]:
+    graph: Graph, groups: Sequence[Sequence[Node]], stored: set[Node], block: BlockSizes,
+    exact: bool,
+) -> tuple[KernelPlan, ...]:  # fmt: skip
     bases = memory_bases(graph)
     updated = {bases[a.value]: a.state for a in graph.assignments}
     used: dict[str, int] = {}
@@ -52,15 +59,41 @@ def _kernels(
         keep = tuple(node for node in group if node in stored)
         if not keep:
             continue
-        leader = group[0]
-        contraction = (
-            contraction_factors(leader.op_equation()) is not None
-            and leader.dtype is not DType.boolean
-        )
         name = _fresh(kernel_name(group, updated), used)
-        strategy, reason = _strategy(leader, contraction)
-        plans.append(KernelPlan(name, tuple(group), keep, strategy, reason))  # type: ignore[arg-type]
+        plans.append(_planned(name, group, keep, block, exact))
     return tuple(plans)
+
+
+def _planned(
+    name: str, group: Sequence[Node], keep: tuple[Node, ...], block: BlockSizes, exact: bool
+) -> KernelPlan:
+    """The kernel of a group with the way in which its leader is computed."""
+    leader = group[0]
+    equation = leader.op_equation()
+    factors = contraction_factors(equation) if leader.dtype is not DType.boolean else None
+    if factors is None:
+        return KernelPlan(name, tuple(group), keep, "nest", _nest_reason(leader))
+    sizes = [
+        element_count(tuple(a.extent for a in axes))
+        for axes in (factors.batch, factors.row_axes, factors.column_axes, equation.reduce_axes)
+    ]
+    reason = "sum of products: batch {}, M {}, N {}, K {}".format(*sizes)
+    choice = choose_tiles(equation, leader.dtype, block, exact)
+    if choice is not None and choice.algorithms:
+        return KernelPlan(
+            name, tuple(group), keep, "tiles", f"{reason}; {choice.reason}", choice.algorithms
+        )
+    if choice is not None:
+        reason = f"{reason}; {choice.reason}"
+    return KernelPlan(name, tuple(group), keep, "contraction", reason)
+
+
+def _nest_reason(leader: Node) -> str:
+    equation = leader.op_equation()
+    if equation.is_map:
+        return f"map over {element_count(leader.shape)} elements"
+    terms = equation.points // max(1, element_count(leader.shape))
+    return f"{equation.reduction} of {terms} terms"
 
 
 def _fresh(base: str, used: dict[str, int]) -> str:
@@ -71,24 +104,6 @@ def _fresh(base: str, used: dict[str, int]) -> str:
         name = f"{base}_{used[base]}"
     used[name] = 1
     return name
-
-
-def _strategy(leader: Node, contraction: bool) -> tuple[str, str]:
-    equation = leader.op_equation()
-    if contraction:
-        factors = contraction_factors(equation)
-        assert factors is not None
-        sizes = [
-            element_count(tuple(a.extent for a in axes))
-            for axes in (factors.batch, factors.row_axes, factors.column_axes, equation.reduce_axes)
-        ]
-        return "contraction", "sum of products: batch {}, M {}, N {}, K {}".format(*sizes)
-    if equation.is_map:
-        return "nest", f"map over {element_count(leader.shape)} elements"
-    return (
-        "nest",
-        f"{equation.reduction} of {equation.points // max(1, element_count(leader.shape))} terms",
-    )
 
 
 def kernel_name(group: Sequence[Node], updated: dict[Node, Node]) -> str:
@@ -144,7 +159,7 @@ def _buffers(graph: Graph, kernels: Sequence[KernelPlan]) -> tuple[list[Buffer],
             continue
         kind = storages.get(node.kind) or ("output" if node in outputs else "arena")
         places[node] = len(buffers)
-        buffers.append(Buffer(node.label, node.shape, node.dtype, kind, node))  # type: ignore[arg-type]
+        buffers.append(Buffer(node.label, row_major(node.shape), node.dtype, kind, node))  # type: ignore[arg-type]
     for node, state in direct.items():
         places[node] = places[state]
     for node in graph.nodes:

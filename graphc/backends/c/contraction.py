@@ -97,8 +97,8 @@ def _parts(body: Contraction, inner: int) -> dict[str, list[str]]:
         f"const long block = (stop - piece) * {inner};",
     ]
     return {
-        "batch_of_panel": _decode("panel / ROW_PANELS", body.batch, "\n".join(pack_rows)),
-        "batch_of_task": _decode("batch_number", body.batch, used),
+        "batch_of_panel": decode_lines("panel / ROW_PANELS", body.batch, "\n".join(pack_rows)),
+        "batch_of_task": decode_lines("batch_number", body.batch, used),
         "pack_rows": pack_rows,
         "pack_columns": pack_columns,
         "depth_open": [*(f"{head} {{" for head in whole[: body.split]), *piece],
@@ -107,7 +107,7 @@ def _parts(body: Contraction, inner: int) -> dict[str, list[str]]:
     }
 
 
-def _decode(flat: str, axes: Sequence[Axis], used: str) -> list[str]:
+def decode_lines(flat: str, axes: Sequence[Axis], used: str) -> list[str]:
     """Declarations of the axes of a flat number, those that the text uses."""
     lines, below = [], _count(axes)
     for number, axis in enumerate(axes):
@@ -144,7 +144,7 @@ def _pack(pack: Pack, heads: Sequence[str], width: str, count: str, depth: str) 
         f"    for (long at = 0; at < {depth}; at++) to[at * {width}] = 0;",
         "    continue;",
         "  }",
-        *(f"  {line}" for line in _decode("flat", pack.lanes, value)),
+        *(f"  {line}" for line in decode_lines("flat", pack.lanes, value)),
         *(f"  {line}" for line in inner),
         "}",
     ]
@@ -159,7 +159,7 @@ def _pack_lanes(
 ) -> list[str]:
     """Runs of neighbouring lanes, the last lane axis innermost."""
     last = pack.lanes[-1]
-    outer = _decode("flat / " + str(last.extent), pack.lanes[:-1], value)
+    outer = decode_lines("flat / " + str(last.extent), pack.lanes[:-1], value)
     copy = f"{{ const long {last.name} = start + at; to[at] = {value}; }}"
     inner = _nested(
         heads,
@@ -192,10 +192,10 @@ def _epilogue(body: Contraction) -> list[str]:
     statements = statement_lines(body.epilogue, depth=0)
     used = "\n".join(statements)
     last = body.epilogue_columns[-1]
-    outer = _decode(f"column / {last.extent}", body.epilogue_columns[:-1], used)
+    outer = decode_lines(f"column / {last.extent}", body.epilogue_columns[:-1], used)
     type_name = TYPES[body.dtype]
     return [
-        *_decode("(first_row + row)", body.epilogue_rows, used),
+        *decode_lines("(first_row + row)", body.epilogue_rows, used),
         "for (long column = left; column < stop_column;) {",
         *(f"  {line}" for line in outer),
         f"  const long start = column % {last.extent};",

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from graphc.backends.c.contraction import contraction_source
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.printer import statement_lines
+from graphc.backends.c.tiles import tiles_source
 from graphc.backends.templating import render
-from graphc.ir.loops import BlockSizes, Contraction, Parameter, Routine
+from graphc.ir.loops import BlockSizes, Contraction, Parameter, Routine, TileProduct
 from graphc.ir.schedule import Schedule
 from graphc.ir.source import SourceFile
 from graphc.lower.routines import buffer_order
@@ -56,6 +57,8 @@ def routine_source(routine: Routine, block: BlockSizes) -> tuple[str, int, int]:
     parameters = ", ".join(_declared(p) for p in routine.parameters)
     if isinstance(routine.body, Contraction):
         return contraction_source(routine, routine.body, block, parameters)
+    if isinstance(routine.body, TileProduct):
+        return tiles_source(routine, routine.body, block.vector_bytes, parameters)
     text = render(
         "c/nest.c.jinja", title=routine.title, name=routine.name, parameters=parameters,
         body=statement_lines(routine.body),

@@ -1,0 +1,290 @@
+"""A TileProduct as C text: transforms, register-blocked products, and the epilogue of a tile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from graphc.backends.c.contraction import PAGE, decode_lines
+from graphc.backends.c.mapping import TYPES
+from graphc.backends.c.printer import condition_text, scalar_text, statement_lines
+from graphc.backends.c.transform import Position, transform_lines
+from graphc.backends.templating import render
+from graphc.ir.loops import Patch, Routine, TileProduct
+from graphc.ir.types import Axis, DType, element_count
+
+
+def tiles_source(
+    routine: Routine, body: TileProduct, vector_bytes: int, parameters: str
+) -> tuple[str, int, int]:
+    """C text, bytes of workspace shared by all threads, bytes of workspace of each thread."""
+    if body.result == "positions":
+        return _positions_source(routine, body, vector_bytes, parameters)
+    return _taps_source(routine, body, vector_bytes, parameters)
+
+
+@dataclass(frozen=True)
+class _Transform:
+    """A function that transforms one patch, and how the patch is found in memory."""
+
+    lines: list[str]
+    arguments: str
+    type: str = ""
+    first: str = ""
+    inside: str = ""
+    steps: str = ""
+    dense_steps: str = ""
+    size: str = ""
+    gather: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """Lines of one register block; every accumulator has a name of its own."""
+
+    rows: int
+    zero: list[str]
+    load: str
+    multiply: list[str]
+    add: list[str]
+    store: list[str]
+
+
+def _common(routine: Routine, body: TileProduct, vector_bytes: int) -> dict[str, object]:
+    size = body.dtype.size
+    return {
+        "title": routine.title, "name": routine.name, "note": body.note, "type": TYPES[body.dtype],
+        "vector_bytes": vector_bytes, "alignment": size, "lanes": vector_bytes // size,
+        "vectors": body.blocks.vectors, "tiles": _count(body.tiles), "points": _points(body),
+        "block": body.blocks.tiles, "group": body.blocks.columns, "column": body.columns.name,
+        "columns": body.columns.extent * (vector_bytes // size),
+        "results": element_count(tuple(a.extent for a in body.results)),
+    }  # fmt: skip
+
+
+def _positions_source(
+    routine: Routine, body: TileProduct, vector_bytes: int, parameters: str
+) -> tuple[str, int, int]:
+    lanes, blocks = vector_bytes // body.dtype.size, body.blocks
+    channels, columns = body.channel.extent, body.columns.extent * lanes
+    points, size = _points(body), body.dtype.size
+    tiles = _count(body.tiles)
+    shared = _round(points * _odd(columns // lanes * channels) * lanes * size)
+    v_plane = _odd(channels // lanes * blocks.tiles) * lanes
+    m_plane = _odd(blocks.chunk // lanes * blocks.tiles) * lanes
+    private = _round(points * (v_plane + m_plane) * size)
+    rests = {blocks.tiles % blocks.register_rows, tiles % blocks.tiles % blocks.register_rows} - {0}
+    epilogue = _tile_epilogue(body)
+    streamed = _patch_transform(body.right, body.dtype, lanes)
+    text = render(
+        "c/tile_positions.c.jinja",
+        **_common(routine, body, vector_bytes), parameters=parameters, channels=channels,
+        chunk=blocks.chunk, channel=body.channel.name, row=body.rows.name,
+        filter=_patch_transform(body.left, body.dtype, lanes), streamed=streamed,
+        restore=_restore(body, lanes), rows=blocks.register_rows, rests=sorted(rests),
+        kernels=[
+            _kernel(r, blocks.vectors, lanes, "a[{r} * LANES + lane]", "b + {v} * LANES",
+                    "(products + {v} * BLOCK * LANES + {r} * LANES)")
+            for r in sorted({blocks.register_rows, *rests}, reverse=True)
+        ],
+        decode_patch=decode_lines("tile", body.tiles, _used(streamed)),
+        decode_tile=decode_lines("tile", body.tiles, "\n".join(epilogue)),
+        epilogue=epilogue, shared_bytes=shared, private_bytes=private,
+    )  # fmt: skip
+    return text, shared, private
+
+
+def _taps_source(
+    routine: Routine, body: TileProduct, vector_bytes: int, parameters: str
+) -> tuple[str, int, int]:
+    lanes, blocks = vector_bytes // body.dtype.size, body.blocks
+    points, size = _points(body), body.dtype.size
+    plane = _odd(body.columns.extent * body.rows.extent) * lanes
+    shared = _round(blocks.pieces * points * plane * size)
+    u_plane = _odd(blocks.rows // lanes * blocks.tiles) * lanes
+    v_plane = _odd(blocks.columns // lanes * blocks.tiles) * lanes
+    private = _round(points * (u_plane + v_plane) * size)
+    left = _patch_transform(body.left, body.dtype, lanes)
+    right = _patch_transform(body.right, body.dtype, lanes)
+    text = render(
+        "c/tile_taps.c.jinja",
+        **_common(routine, body, vector_bytes), parameters=parameters,
+        rows_all=body.rows.extent, row=body.rows.name, row_block=body.channel.name,
+        row_group=blocks.rows, pieces=blocks.pieces, left=left, right=right,
+        restore=_restore(body, lanes),
+        kernel=_kernel(
+            blocks.register_rows, blocks.vectors, lanes, "a[{r}]", "b + {v} * BLOCK * LANES",
+            "(sums + {r} * PANEL + {v} * LANES)",
+        ),
+        decode_left=decode_lines("tile", body.tiles, _used(left)),
+        decode_right=decode_lines("tile", body.tiles, _used(right)),
+        epilogue=_tap_epilogue(body), shared_bytes=shared, private_bytes=private,
+    )  # fmt: skip
+    return text, shared, private
+
+
+def _kernel(rows: int, vectors: int, lanes: int, scalar: str, vector: str, place: str) -> _Kernel:
+    loads = ", ".join(f"b{v} = *(const vector *)({vector.format(v=v)})" for v in range(vectors))
+
+    def each(text: str, separator: str = "; ") -> list[str]:
+        return [
+            separator.join(
+                text.format(r=r, v=v, a=scalar.format(r=r), place=place.format(r=r, v=v))
+                for v in range(vectors)
+            ) + ";"
+            for r in range(rows)
+        ]  # fmt: skip
+
+    return _Kernel(
+        rows,
+        zero=[f"vector {line}" for line in each("c{r}_{v} = {{0}}", ", ")],
+        load=f"const vector {loads};",
+        multiply=each("c{r}_{v} += {a} * b{v}"),
+        add=each("c{r}_{v} += *(vector *){place}"),
+        store=each("*(vector *){place} = c{r}_{v}"),
+    )
+
+
+def _patch_transform(patch: Patch, dtype: DType, lanes: int) -> _Transform:
+    """from[positions] -> to[point][plane]."""
+    type_name = TYPES[dtype]
+    sizes = tuple(a.extent for a in patch.positions)
+    steps = [f"step{d}" for d in range(len(sizes))]
+    outputs = tuple(len(p.outputs) for p in patch.transform)
+
+    def load(place: Position) -> str:
+        terms = [f"{n} * {s}" if n > 1 else s for n, s in zip(place, steps, strict=True) if n]
+        return f"*(const vector *)({' + '.join(['from', *terms])})"
+
+    def store(place: Position, value: str) -> str:
+        return f"*(vector *)(to + {_flat(place, outputs)} * plane) = {value};"
+
+    arguments = ", ".join(
+        [f"const {type_name} *restrict from", *(f"long {s}" for s in steps),
+         f"{type_name} *restrict to", "long plane"]
+    )  # fmt: skip
+    dense = [lanes * below for below in _strides(sizes)]
+    return _Transform(
+        transform_lines(patch.transform, dtype, load, store), arguments, type_name,
+        scalar_text(patch.first) if patch.first else "",
+        " && ".join(condition_text(c) for c in patch.inside) or "1",
+        ", ".join(f"{step}L" for step in patch.steps), ", ".join(f"{step}L" for step in dense),
+        f"{element_count(sizes)} * LANES", _gather(patch),
+    )  # fmt: skip
+
+
+def _gather(patch: Patch) -> list[str]:
+    """Copy a patch element by element, zeros where it leaves the operand."""
+    axes = (*patch.positions, patch.lane)
+    lines = [
+        f"{'  ' * d}for (long {a.name} = 0; {a.name} < {a.extent}; {a.name}++)"
+        for d, a in enumerate(axes)
+    ]
+    return [*lines, f"{'  ' * len(axes)}*to++ = {scalar_text(patch.value)};"]
+
+
+def _restore(body: TileProduct, lanes: int) -> _Transform:
+    """from[point][plane] -> to[result][LANES]."""
+    type_name = TYPES[body.dtype]
+    sizes = tuple(p.inputs for p in body.restore)
+    outputs = tuple(len(p.outputs) for p in body.restore)
+
+    def load(place: Position) -> str:
+        return f"*(const vector *)(from + {_flat(place, sizes)} * plane)"
+
+    def store(place: Position, value: str) -> str:
+        return f"*(vector *)(to + {_flat(place, outputs)} * LANES) = {value};"
+
+    return _Transform(
+        transform_lines(body.restore, body.dtype, load, store),
+        f"const {type_name} *restrict from, long plane, {type_name} *restrict to",
+    )
+
+
+def _tile_epilogue(body: TileProduct) -> list[str]:
+    """Every position of the tile that the result has, its lanes in vectors."""
+    statements = statement_lines(body.epilogue, depth=0)
+    sizes = tuple(a.extent for a in body.results)
+    place = _flat_text(body.results)
+    lines = []
+    for number, (axis, limit) in enumerate(zip(body.results, body.limits, strict=True)):
+        tile = body.tiles[len(body.tiles) - len(sizes) + number]
+        end = str(axis.extent)
+        if limit % axis.extent:
+            end = f"{axis.name}_end"
+            lines.append(
+                f"const long {end} = gc_min({axis.extent}, {limit} - {axis.extent} * {tile.name});"
+            )
+        body_pad = "  " * number
+        lines.append(f"{body_pad}for (long {axis.name} = 0; {axis.name} < {end}; {axis.name}++)")
+    ends = [line for line in lines if line.startswith("const")]
+    loops = [line for line in lines if not line.startswith("const")]
+    pad = "  " * len(sizes)
+    return [
+        *ends, *loops,
+        f"{pad}#pragma omp simd",
+        f"{pad}for (long {body.lane.name} = 0; {body.lane.name} < LANES; {body.lane.name}++) {{",
+        f"{pad}  const {TYPES[body.dtype]} sum = results[({place}) * LANES + {body.lane.name}];",
+        *(f"{pad}  {line}" for line in statements),
+        f"{pad}}}",
+    ]  # fmt: skip
+
+
+def _tap_epilogue(body: TileProduct) -> list[str]:
+    """Lanes and taps in the order of memory."""
+    statements = statement_lines(body.epilogue, depth=0)
+    axes = body.epilogue_axes
+    lines = []
+    for number, axis in enumerate(axes):
+        pad = "  " * number
+        if number == len(axes) - 1:
+            lines.append(f"{pad}#pragma omp simd")
+        opened = " {" if number == len(axes) - 1 else ""
+        lines.append(
+            f"{pad}for (long {axis.name} = 0; {axis.name} < {axis.extent}; {axis.name}++){opened}"
+        )
+    pad = "  " * (len(axes) - 1)
+    return [
+        *lines,
+        f"{pad}  const {TYPES[body.dtype]} sum = results[{_flat_text(axes)}];",
+        *(f"{pad}  {line}" for line in statements),
+        f"{pad}}}",
+    ]
+
+
+def _flat_text(axes: Sequence[Axis]) -> str:
+    """The row-major number of a position as C."""
+    strides = _strides(tuple(a.extent for a in axes))
+    return " + ".join(
+        f"{a.name} * {s}" if s > 1 else a.name for a, s in zip(axes, strides, strict=True)
+    )
+
+
+def _strides(sizes: Sequence[int]) -> list[int]:
+    return list(accumulate([1, *reversed(sizes[1:])], lambda a, b: a * b))[::-1]
+
+
+def _flat(place: Position, sizes: Sequence[int]) -> int:
+    return sum(n * s for n, s in zip(place, _strides(sizes), strict=True))
+
+
+def _used(one: _Transform) -> str:
+    return "\n".join([one.first, one.inside, *one.gather])
+
+
+def _points(body: TileProduct) -> int:
+    return math.prod(p.inputs for p in body.restore)
+
+
+def _count(axes: Sequence[Axis]) -> int:
+    return element_count(tuple(a.extent for a in axes))
+
+
+def _odd(number: int) -> int:
+    return number | 1
+
+
+def _round(size: int) -> int:
+    return -(-size // PAGE) * PAGE

@@ -1,0 +1,351 @@
+"""A sliding product by tiles (Winograd): patches, their transforms, and the epilogue of a tile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import graphc.ir.index as ix
+from graphc.ir.equation import Equation, Guard, Read
+from graphc.ir.graph import Node
+from graphc.ir.index import Index
+from graphc.ir.loops import (
+    BlockSizes,
+    Declare,
+    Patch,
+    Statement,
+    Store,
+    TileBlocks,
+    TileProduct,
+)
+from graphc.ir.scalar import Condition, Load, Name
+from graphc.ir.tiles import LinearProgram, Matrix, TileAlgorithm
+from graphc.ir.types import Axis, DType, element_count
+from graphc.lower.access import Access, Merged, access, guard_conditions, merge_axes
+from graphc.lower.names import Namer
+from graphc.lower.nest import Array, Stage, make_stage, map_statement
+from graphc.lower.split import recast
+from graphc.passes.sliding import SlidingProduct, Window
+from graphc.passes.toom_cook import straight_line, transposed
+
+_CACHE = 1 << 20  # bytes of a core's own cache that transformed tiles may fill
+_PLANE = 200 << 10  # bytes of one point's tiles that stay there while filters stream by
+_CHUNK = 300 << 10
+_DEPTH = 56  # tiles summed in registers before a filter gradient is touched in memory
+_GROUP = 128
+_TASKS = 16
+
+
+@dataclass(frozen=True)
+class Group:
+    """The nodes of a kernel with their equations over common axes, and the arrays they touch."""
+
+    nodes: tuple[Node, ...]
+    equations: Mapping[Node, Equation]
+    values: Mapping[Node, str]
+    arrays: Mapping[Node, Array]
+    stored: tuple[Node, ...]
+    namer: Namer
+
+
+@dataclass(frozen=True)
+class _Tiling:
+    """The axes of the tiles: which tile, and which position in a tile, a patch, a filter."""
+
+    form: SlidingProduct
+    algorithms: tuple[TileAlgorithm, ...]
+    tile: tuple[Axis, ...]
+    position: tuple[Axis, ...]
+    patch: tuple[Axis, ...]
+    tap: tuple[Axis, ...]
+
+    @property
+    def tiles(self) -> tuple[Axis, ...]:
+        return (*self.form.outer, *self.tile)
+
+    def place(self, number: int) -> Index:
+        """The first position of the tile along one dimension."""
+        return ix.axis_index(self.tile[number].name) * self.algorithms[number].outputs
+
+
+def build_tiles(
+    group: Group, form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...], block: BlockSizes
+) -> TileProduct:
+    """The tiled product of the group's leader; the other nodes form the epilogue."""
+    tiling = _tiling(form, algorithms, group.namer)
+    lanes = block.lanes(group.nodes[0].dtype)
+    if form.result == "positions":
+        return _positions(group, tiling, lanes, block)
+    return _taps(group, tiling, lanes, block)
+
+
+def _tiling(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...], namer: Namer) -> _Tiling:
+    pairs = list(zip(form.windows, algorithms, strict=True))
+
+    def axes(suffix: str, extents: Sequence[int]) -> tuple[Axis, ...]:
+        return tuple(
+            Axis(namer.axis(f"{w.position.name}_{suffix}"), extent)
+            for w, extent in zip(form.windows, extents, strict=True)
+        )
+
+    return _Tiling(
+        form, algorithms,
+        axes("tile", [-(-w.position.extent // a.outputs) for w, a in pairs]),
+        axes("in_tile", [a.outputs for _, a in pairs]),
+        axes("patch", [a.size for _, a in pairs]),
+        axes("tap", [a.taps for _, a in pairs]),
+    )  # fmt: skip
+
+
+def _positions(group: Group, tiling: _Tiling, lanes: int, block: BlockSizes) -> TileProduct:
+    """Sum over channels and taps: tiles of the sliding operand times transformed filters."""
+    form, namer = tiling.form, group.namer
+    channel_block, channel_lane, _ = _cut(form.inner, lanes, namer)
+    column, column_lane, column_index = _cut(form.across, lanes, namer)
+    channel = Axis(namer.axis(form.inner.name + "_channel"), form.inner.extent)
+    inner = ix.axis_index(channel_block.name) * lanes + ix.axis_index(channel_lane.name)
+    right = _sliding_patch(group, tiling, form.inner.name, inner, channel_block, channel_lane)
+    left = _filter_patch(
+        group, tiling,
+        {form.inner.name: ix.axis_index(channel.name), form.across.name: column_index},
+        (channel, column), column_lane,
+    )  # fmt: skip
+    values = {form.across.name: column_index}
+    for number, window in enumerate(form.windows):
+        inside = ix.axis_index(tiling.position[number].name)
+        values[window.position.name] = tiling.place(number) + inside
+    axes = (*tiling.tiles, column, *tiling.position, column_lane)
+    merged, statements = _epilogue(group, axes, values, ())
+    assert not merged.axes
+    return TileProduct(
+        "positions", tiling.tiles, tuple(w.position.extent for w in form.windows),
+        column, channel_block, channel, left, right,
+        _programs(a.output for a in tiling.algorithms),
+        tiling.position, column_lane, (*tiling.position, column_lane), statements,
+        _position_blocks(tiling, lanes, block, group.nodes[0].dtype),
+        group.nodes[0].dtype, _note(tiling),
+    )  # fmt: skip
+
+
+def _taps(group: Group, tiling: _Tiling, lanes: int, block: BlockSizes) -> TileProduct:
+    """Sum over positions: tiles of both operands, their products summed over all tiles."""
+    form, namer = tiling.form, group.namer
+    inner_block, inner_lane, inner_index = _cut(form.inner, lanes, namer)
+    across_block, across_lane, across_index = _cut(form.across, lanes, namer)
+    sliding = _sliding_patch(group, tiling, form.inner.name, inner_index, inner_block, inner_lane)
+    still = _position_patch(group, tiling, across_index, across_block, across_lane)
+    if _step(group, form.inner) <= _step(group, form.across):
+        columns, lane, rows, index = inner_block, inner_lane, form.across, inner_index
+        right, left, row_block = sliding, still, across_block
+        values = {form.inner.name: index}
+    else:
+        columns, lane, rows, index = across_block, across_lane, form.inner, across_index
+        right, left, row_block = still, sliding, inner_block
+        values = {form.across.name: index}
+    taps = tiling.tap
+    for window, tap in zip(form.windows, taps, strict=True):
+        values[window.tap.name] = _tap_index(window, tap)
+    merged, statements = _epilogue(group, (rows, columns, lane, *taps), values, (lane, *taps))
+    return TileProduct(
+        "taps", tiling.tiles, tuple(w.position.extent for w in form.windows),
+        columns, rows, row_block, left, right,
+        _programs(transposed(a.filter) for a in tiling.algorithms),
+        taps, lane, merged.axes, statements,
+        _tap_blocks(tiling, rows, columns, lanes, block, group.nodes[0].dtype),
+        group.nodes[0].dtype, _note(tiling),
+    )  # fmt: skip
+
+
+def _cut(axis: Axis, lanes: int, namer: Namer) -> tuple[Axis, Axis, Index]:
+    """Block axis, lane axis, and the axis in terms of both."""
+    outer = Axis(namer.axis(f"{axis.name}_block"), axis.extent // lanes)
+    lane = Axis(namer.axis(f"{axis.name}_lane"), lanes)
+    return outer, lane, ix.axis_index(outer.name) * lanes + ix.axis_index(lane.name)
+
+
+def _step(group: Group, axis: Axis) -> int:
+    """Elements between neighbours along an axis of the result."""
+    node = group.stored[-1]
+    equation = group.equations[node]
+    index = tuple(ix.axis_index(a.name) for a in equation.axes)
+    return group.arrays[node].layout.offset(index).coefficient(axis.name)
+
+
+def _programs(matrices: Iterable[Matrix]) -> tuple[LinearProgram, ...]:
+    return tuple(straight_line(matrix) for matrix in matrices)
+
+
+def _sliding_patch(
+    group: Group, tiling: _Tiling, name: str, index: Index, channel: Axis, lane: Axis
+) -> Patch:
+    form = tiling.form
+    values: dict[int, Index] = {}
+    for number, window in enumerate(form.windows):
+        place = tiling.place(number) + ix.axis_index(tiling.patch[number].name)
+        values[window.dimension] = place + window.shift
+    return _patch(
+        group, form.sliding, {name: index}, values, _programs(a.input for a in tiling.algorithms),
+        tiling.patch, lane, (*tiling.tiles, channel),
+    )  # fmt: skip
+
+
+def _position_patch(
+    group: Group, tiling: _Tiling, index: Index, channel: Axis, lane: Axis
+) -> Patch:
+    form = tiling.form
+    names = {form.across.name: index}
+    for number, window in enumerate(form.windows):
+        inside = ix.axis_index(tiling.position[number].name)
+        names[window.position.name] = tiling.place(number) + inside
+    return _patch(
+        group, form.other, names, {},
+        _programs(transposed(a.output) for a in tiling.algorithms),
+        tiling.position, lane, (*tiling.tiles, channel),
+    )  # fmt: skip
+
+
+def _filter_patch(
+    group: Group, tiling: _Tiling, names: dict[str, Index], scalars: tuple[Axis, ...], lane: Axis
+) -> Patch:
+    for window, tap in zip(tiling.form.windows, tiling.tap, strict=True):
+        names[window.tap.name] = _tap_index(window, tap)
+    return _patch(
+        group, tiling.form.other, names, {},
+        _programs(a.filter for a in tiling.algorithms), tiling.tap, lane, scalars,
+    )  # fmt: skip
+
+
+def _tap_index(window: Window, tap: Axis) -> Index:
+    index = ix.axis_index(tap.name)
+    return window.tap.extent - 1 - index if window.reversed else index
+
+
+def _patch(
+    group: Group, number: int, names: Mapping[str, Index], dimensions: Mapping[int, Index],
+    transform: tuple[LinearProgram, ...], positions: tuple[Axis, ...], lane: Axis,
+    scalars: Sequence[Axis],
+) -> Patch:  # fmt: skip
+    """The patch that a read of the leader sees; beyond the operand it is 0."""
+    leader = group.nodes[0]
+    read = group.equations[leader].reads[number]
+    operand = leader.inputs[read.operand]
+    array = group.arrays[operand]
+    index = tuple(dimensions.get(d, one.substitute(names)) for d, one in enumerate(read.index))
+    extents = {a.name: a.extent for a in (*scalars, *positions, lane)}
+    found = access(Read(read.operand, index, 0.0), array.layout, array.name, operand.dtype, extents)
+    start = {a.name: ix.constant(0) for a in (*positions, lane)}
+    end = {a.name: ix.constant(a.extent - 1) for a in positions}
+    inside: list[Condition] = []
+    for one, extent in zip(index, operand.shape, strict=True):
+        inside += guard_conditions(Guard(one.substitute(start), 0), extents)
+        inside += guard_conditions(Guard(one.substitute(end), None, extent), extents)
+    first, steps = _vectors(found, positions, lane, start)
+    return Patch(transform, positions, lane, found.scalar({}), tuple(inside), first, steps)
+
+
+def _vectors(
+    found: Access, positions: Sequence[Axis], lane: Axis, start: Mapping[str, Index]
+) -> tuple[Load | None, tuple[int, ...]]:
+    moving = {a.name for a in (*positions, lane)}
+    bent = any(not isinstance(a, str) and a.inner.names & moving for a, _ in found.offset.terms)
+    if bent or found.offset.coefficient(lane.name) != 1:
+        return None, ()
+    first = Load(found.buffer, found.offset.substitute(start), found.dtype)
+    return first, tuple(found.offset.coefficient(a.name) for a in positions)
+
+
+def _epilogue(
+    group: Group, axes: tuple[Axis, ...], values: Mapping[str, Index], merging: Sequence[Axis]
+) -> tuple[Merged, tuple[Statement, ...]]:
+    """Statements of the followers and the stores; ``merging`` axes merge where arrays let them."""
+    leader, *followers = group.nodes
+    extents = {a.name: a.extent for a in axes}
+    computed = {leader: group.values[leader]}
+    stages: list[Stage] = []
+    for node in followers:
+        equation = recast(group.equations[node], axes, (), values)
+        stages.append(make_stage(node, equation, group.values[node], computed, group.arrays))
+        computed[node] = group.values[node]
+    stores = []
+    for node in group.stored:
+        index = tuple(ix.axis_index(a.name).substitute(values) for a in group.equations[node].axes)
+        offset = group.arrays[node].layout.offset(index).simplify(extents)
+        stores.append((group.arrays[node].name, offset, computed[node], node.dtype))
+    merged = _merge(stages, [offset for _, offset, _, _ in stores], merging, group.namer)
+    dtype = leader.dtype
+    statements: list[Statement] = [Declare(group.values[leader], dtype, Name("sum", dtype))]
+    statements += [map_statement(stage, merged) for stage in stages]
+    statements += [
+        Store(buffer, offset.substitute(merged.values), Name(value, kind))
+        for buffer, offset, value, kind in stores
+    ]
+    return merged, tuple(statements)
+
+
+def _merge(
+    stages: Sequence[Stage], offsets: list[Index], merging: Sequence[Axis], namer: Namer
+) -> Merged:
+    conditions: list[Condition] = []
+    for stage in stages:
+        offsets += stage.positions
+        conditions += stage.conditions
+        for read in stage.reads:
+            if isinstance(read, Access):
+                offsets.append(read.offset)
+                conditions += read.conditions
+    return merge_axes(merging, offsets, conditions, namer)
+
+
+def _position_blocks(tiling: _Tiling, lanes: int, block: BlockSizes, dtype: DType) -> TileBlocks:
+    points = math.prod(a.size for a in tiling.algorithms)
+    channels, columns = tiling.form.inner.extent, tiling.form.across.extent
+    tiles = element_count(tuple(a.extent for a in tiling.tiles))
+    vectors = _vector_count(columns // lanes, lanes)
+    rows = min(28, (block.registers - 1 - vectors) // vectors)
+    row_bytes = channels * dtype.size
+    fits = 2 * rows * points * row_bytes <= _CACHE + _CACHE // 10
+    most = 2 * rows if fits else max(rows, _PLANE // row_bytes // rows * rows)
+    tasks = -(-tiles // most)
+    most = min(most, -(-tiles // tasks)) if tasks < _TASKS else most
+    panels = columns // (vectors * lanes)
+    groups = next(
+        (g for g in range(1, panels + 1) if panels % g == 0 and tasks * g >= _TASKS // 2), panels
+    )
+    group = columns // groups
+    widths = [w for w in range(vectors * lanes, group + 1, vectors * lanes) if group % w == 0]
+    small = [w for w in widths if w * most * points * dtype.size <= _CHUNK]
+    chunk = max([*small, widths[0], *(w for w in widths if w <= 64)])
+    return TileBlocks(most, group, chunk, channels, 1, min(rows, most), vectors)
+
+
+def _vector_count(blocks: int, lanes: int) -> int:
+    """Vectors of a register block: they must divide the result's."""
+    order = (2, 3, 1) if lanes >= 8 else (4, 2, 3, 1)
+    return next(v for v in order if blocks % v == 0)
+
+
+def _tap_blocks(
+    tiling: _Tiling, rows: Axis, columns: Axis, lanes: int, block: BlockSizes, dtype: DType
+) -> TileBlocks:
+    tiles = element_count(tuple(a.extent for a in tiling.tiles))
+    vectors = _vector_count(columns.extent, lanes)
+    most = (block.registers - 1 - vectors) // vectors
+    register_rows = next(r for r in (8, 4, 2, 1) if r <= most and lanes % r == 0)
+    row_group = next(g for g in range(min(_GROUP, rows.extent), 0, -1)
+                     if rows.extent % g == 0 and g % lanes == 0)  # fmt: skip
+    panels = columns.extent // vectors
+    wide = next(p for p in range(panels, 0, -1)
+                if panels % p == 0 and (p == 1 or p * vectors * lanes <= _GROUP))  # fmt: skip
+    column_group = wide * vectors * lanes
+    groups = rows.extent // row_group * (panels // wide)
+    depth = min(_DEPTH, tiles)
+    pieces = max(1, min(-(-_TASKS // groups), tiles // depth))
+    return TileBlocks(depth, column_group, column_group, row_group, pieces, register_rows, vectors)
+
+
+def _note(tiling: _Tiling) -> tuple[str, ...]:
+    """What the transforms are, for readers of the source."""
+    names = " x ".join(f"F({a.outputs},{a.taps})" for a in tiling.algorithms)
+    points = ", ".join("infinity" if p is None else str(p) for p in tiling.algorithms[0].points)
+    return (f"Tiles {names}, interpolated at {points}",)

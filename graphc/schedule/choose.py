@@ -1,0 +1,101 @@
+"""Which algorithm computes a sliding product: the sum as it stands, or tiles (Winograd)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product as combinations
+from typing import Literal
+
+from graphc.ir.equation import Equation
+from graphc.ir.loops import BlockSizes
+from graphc.ir.tiles import TileAlgorithm
+from graphc.ir.types import DType, element_count
+from graphc.passes.sliding import SlidingProduct, sliding_product
+from graphc.passes.toom_cook import error_bound, straight_line, tile_algorithm
+
+# Of a core's peak: what direct sums and products of transformed tiles reach.
+_DIRECT_EFFICIENCY = 0.85
+_TILE_EFFICIENCY = 0.9
+_TRANSFORM_COST = 3.0  # loads, stores and moves beside each operation of a transform
+_ADVANTAGE = 1.15  # tiles must win by this much, for the error that they add
+_MAX_SIZE = 6
+_MAX_ERROR = {DType.float32: 2e-5, DType.float64: 1e-12}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The algorithms of the cheapest candidate, empty for the plain sum, and why."""
+
+    algorithms: tuple[TileAlgorithm, ...]
+    reason: str
+
+
+def choose_tiles(equation: Equation, dtype: DType, block: BlockSizes, exact: bool) -> Choice | None:
+    """The best way to compute an equation that slides a window; None if it slides none.
+
+    Costs are multiply-adds as if all ran at a core's peak. Tiles need whole vectors of channels.
+    """
+    form = sliding_product(equation)
+    if form is None or dtype not in _MAX_ERROR:
+        return None
+    if exact:
+        return Choice((), "direct: exact sums were asked for")
+    lanes = block.lanes(dtype)
+    if form.inner.extent % lanes or form.across.extent % lanes:
+        return Choice((), f"direct: channels are not whole vectors of {lanes}")
+    direct = equation.points / _DIRECT_EFFICIENCY
+    best, cost = min(
+        ((a, _tile_cost(form, a)) for a in _candidates(form)), key=lambda candidate: candidate[1]
+    )
+    names = " x ".join(f"F({a.outputs},{a.taps})" for a in best)
+    error = error_bound(best, _chain(form), _which(form), dtype)
+    text = f"{names}: {cost / 1e9:.3g} G multiply-adds against {direct / 1e9:.3g} G"
+    if cost * _ADVANTAGE > direct:
+        return Choice((), f"direct: {text}")
+    if error > _MAX_ERROR[dtype]:
+        return Choice((), f"direct: {names} may err by {error:.1e}")
+    return Choice(best, f"{text}, relative error below {error:.1e}")
+
+
+def _which(form: SlidingProduct) -> Literal["output", "filter"]:
+    return "output" if form.result == "positions" else "filter"
+
+
+def _chain(form: SlidingProduct) -> int:
+    """Products in one running sum."""
+    return form.inner.extent if form.result == "positions" else 64
+
+
+def _candidates(form: SlidingProduct) -> list[tuple[TileAlgorithm, ...]]:
+    """Every combination of tile sizes, the same for all dimensions of the same length and taps."""
+    choices = []
+    for window in form.windows:
+        taps = window.tap.extent
+        largest = min(_MAX_SIZE - taps + 1, window.position.extent)
+        choices.append([tile_algorithm(m, taps) for m in range(2, max(2, largest) + 1, 2)])
+    return list(combinations(*choices))
+
+
+def _tile_cost(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...]) -> float:
+    """Multiply-adds of the products and operations of the transforms."""
+    points = math.prod(a.size for a in algorithms)
+    tiles = element_count(tuple(a.extent for a in form.outer)) * math.prod(
+        -(-w.position.extent // a.outputs) for w, a in zip(form.windows, algorithms, strict=True)
+    )
+    inner, across = form.inner.extent, form.across.extent
+    products = tiles * points * inner * across
+    patches = tiles * (inner * _operations(algorithms, "input") + across * _operations(
+        algorithms, "output"))  # fmt: skip
+    filters = inner * across * _operations(algorithms, "filter")
+    return products / _TILE_EFFICIENCY + _TRANSFORM_COST * (patches + filters)
+
+
+def _operations(algorithms: tuple[TileAlgorithm, ...], which: str) -> float:
+    """Operations of one transform in all dimensions, one after the other."""
+    total = 0.0
+    for one in algorithms:
+        matrix = getattr(one, which)
+        others = math.prod(a.size for a in algorithms) / one.size
+        total += straight_line(matrix).operations * others + len(matrix) * others
+    return total
