@@ -175,7 +175,8 @@ def test_long_reductions_in_pieces(seeded: np.random.Generator) -> None:
     outputs = [reductions.sum(x * x), reductions.mean(x), linear.einsum("nir,njr->ij", a, b)]
     arrays = {node.label: seeded.normal(size=node.shape) for node in (x, a, b)}
     program = check(outputs, arrays)
-    assert sum("partial" in name for name in program.kernels) >= 2
+    assert any("partial" in name for name in program.kernels)
+    assert any(isinstance(r.body, Contraction) and r.body.pieces > 1 for r in program.routines)
 
 
 def test_large_arrays_use_parallel_loops(seeded: np.random.Generator) -> None:

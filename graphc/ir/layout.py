@@ -1,4 +1,4 @@
-"""Where the elements of an array lie in memory: a mixed-radix number with the digits of its index."""
+"""Where the elements of an array lie in memory: a mixed-radix number of digits of the index."""
 
 from __future__ import annotations
 

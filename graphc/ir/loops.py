@@ -13,20 +13,22 @@ from graphc.ir.types import Axis, DType
 
 @dataclass(frozen=True)
 class Declare:
-    """A local scalar; mutable if it is assigned again."""
+    """A local scalar, or an array of ``lanes`` zeros; mutable if it is assigned again."""
 
     name: str
     dtype: DType
     value: Scalar
     mutable: bool = False
+    lanes: int = 0
 
 
 @dataclass(frozen=True)
 class Assign:
-    """name = value."""
+    """name = value, or name[at] = value."""
 
     name: str
     value: Scalar
+    at: Index | None = None
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,15 @@ class Parameter:
 class Pack:
     """How one factor of a contraction is gathered into panels: value(lane axes, depth axes).
 
-    ``lanes`` and ``depth`` are the axes that the panel's columns and rows run through;
-    ``along`` tells which of the two the inner loop follows (the one that is contiguous in memory).
+    ``lanes`` are the axes that run through the panel's rows or columns. ``order`` is how elements
+    are moved: "lanes": runs of neighbouring lanes; "vectors": vectors of neighbouring depth, kept
+    as they are; "transposed": such vectors, turned; "depth": one by one.
     """
 
     lanes: tuple[Axis, ...]
     value: Scalar
     conditions: tuple[Condition, ...]
-    along: Literal["lanes", "depth"]
+    order: Literal["lanes", "vectors", "transposed", "depth"]
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,11 @@ class Contraction:
     Attributes:
         batch, depth: axes in both factors that are kept, and that are summed.
         rows, columns: A's and B's packing; their lanes are the axes M and N.
-        split: position in ``depth`` whose axis is cut into pieces of ``piece``; axes before it are
+        split: position in ``depth`` whose axis is cut into blocks of ``cut``; axes before it are
             walked one by one, axes after it run whole: one block of the depth.
+        resident: the factor that is packed once, whole, and shared by all tasks.
         row_block, column_panels: rows and column panels of one task.
+        pieces: parts of the depth that are summed on their own, then in order.
         epilogue_rows, epilogue_columns: M and N as the epilogue's memory accesses let them merge.
         epilogue: statements for one finished element, which reads the scalar ``sum``.
     """
@@ -107,9 +112,11 @@ class Contraction:
     rows: Pack
     columns: Pack
     split: int
-    piece: int
+    cut: int
+    resident: Literal["rows", "columns", "none"]
     row_block: int
     column_panels: int
+    pieces: int
     epilogue_rows: tuple[Axis, ...]
     epilogue_columns: tuple[Axis, ...]
     epilogue: tuple[Statement, ...]

@@ -25,6 +25,15 @@ class Name:
 
 
 @dataclass(frozen=True)
+class Element:
+    """One lane of a local array."""
+
+    name: str
+    index: Index
+    dtype: DType
+
+
+@dataclass(frozen=True)
 class Position:
     """The integer value of an index."""
 
@@ -68,4 +77,4 @@ class Call:
     dtype: DType
 
 
-Scalar = Number | Name | Position | Load | Inside | Call
+Scalar = Number | Name | Element | Position | Load | Inside | Call

@@ -8,7 +8,7 @@ from typing import Literal
 from graphc.ir.equation import read_symbol
 from graphc.ir.index import Index
 from graphc.ir.loops import BlockSizes, Contraction, Declare, Pack, Statement, Store
-from graphc.ir.scalar import Condition, Name
+from graphc.ir.scalar import Condition, Load, Name
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import (
     Access,
@@ -19,13 +19,16 @@ from graphc.lower.access import (
 )
 from graphc.lower.freeze import MutableEnvironment, as_type, freeze
 from graphc.lower.names import Namer
-from graphc.lower.nest import NestPlan, Stage, map_statement
+from graphc.lower.nest import NestPlan, map_statement
+from graphc.lower.reduction import Stage
 from graphc.passes.classify import Factor, Factors
 
 _DEPTH_BLOCK = 768  # rows of a packed column panel that stay in the second-level cache
-_ROW_BLOCK = 512
-_PANELS = 4
+_RESIDENT_BYTES = 64 << 20  # a factor up to this size is packed once and shared
+_ROW_BLOCK = {"rows": 512, "columns": 128, "none": 256}
+_PANELS = {"rows": 4, "columns": 16, "none": 8}
 _TASKS = 24
+_PIECES_UP_TO = 16
 _SHORT_RUN = 8
 
 
@@ -34,14 +37,19 @@ def build_contraction(plan: NestPlan, factors: Factors, block: BlockSizes) -> Co
     leader = plan.stages[0]
     dtype = leader.node.dtype
     depth = _merge_depth(leader, factors, plan.namer)
-    rows = _pack(leader, factors.rows, factors.row_axes, depth, plan.namer)
-    columns = _pack(leader, factors.columns, factors.column_axes, depth, plan.namer)
-    split, piece = _split_depth(depth.axes)
-    row_block, panels = _task_size(factors, block, dtype)
+    lanes = block.lanes(dtype)
+    rows = _pack(leader, factors.rows, factors.row_axes, depth, plan.namer, lanes, "rows")
+    columns = _pack(
+        leader, factors.columns, factors.column_axes, depth, plan.namer, lanes, "columns"
+    )
+    split, cut = _split_depth(depth.axes, lanes)
+    resident = _resident(factors, depth.axes, dtype)
+    row_block, panels, tasks = _task_size(factors, block, dtype, resident)
     epilogue_rows, epilogue_columns, statements = _epilogue(plan, factors)
     return Contraction(
-        tuple(a for a in factors.batch if a.extent > 1), depth.axes, rows, columns, split, piece,
-        row_block, panels, epilogue_rows.axes, epilogue_columns.axes, statements, dtype,
+        tuple(a for a in factors.batch if a.extent > 1), depth.axes, rows, columns, split, cut,
+        resident, row_block, panels, _piece_count(depth.axes, split, cut, tasks),
+        epilogue_rows.axes, epilogue_columns.axes, statements, dtype,
     )  # fmt: skip
 
 
@@ -70,28 +78,33 @@ def _merge_depth(stage: Stage, factors: Factors, namer: Namer) -> Merged:
 
 
 def _pack(
-    stage: Stage, factor: Factor, axes: tuple[Axis, ...], depth: Merged, namer: Namer
-) -> Pack:
+    stage: Stage, factor: Factor, axes: tuple[Axis, ...], depth: Merged, namer: Namer, lanes: int,
+    side: Literal["rows", "columns"],
+) -> Pack:  # fmt: skip
     dtype = stage.node.dtype
     accesses = _factor_accesses(stage, factor)
     guards = _factor_conditions(stage, factor)
     conditions = [*guards, *(c for a in accesses for c in a.conditions)]
-    lanes = merge_axes(axes, [a.offset for a in accesses], conditions, namer)
-    values = depth.values | lanes.values
+    merged = merge_axes(axes, [a.offset for a in accesses], conditions, namer)
+    values = depth.values | merged.values
     environment: MutableEnvironment = {
         read_symbol(number): read.scalar(values)
         for number, read in enumerate(stage.reads)
         if isinstance(read, Access)
     }
     value = as_type(freeze(factor.body, environment, dtype), dtype)
-    along = _direction(accesses, lanes.axes, depth.axes, values)
-    return Pack(lanes.axes, value, substitute_conditions(guards, values), along)
+    order: Literal["lanes", "vectors", "transposed", "depth"]
+    order = _order(accesses, merged.axes, depth.axes, values, lanes)
+    if order == "vectors" and side == "columns":
+        plain = isinstance(value, Load) and not guards and value.offset.is_affine
+        order = "transposed" if plain else "depth"
+    return Pack(merged.axes, value, substitute_conditions(guards, values), order)
 
 
-def _direction(
+def _order(
     accesses: Sequence[Access], lanes: tuple[Axis, ...], depth: tuple[Axis, ...],
-    values: dict[str, Index],
-) -> Literal["lanes", "depth"]:  # fmt: skip
+    values: dict[str, Index], vector: int,
+) -> Literal["lanes", "vectors", "depth"]:  # fmt: skip
     """Follow the axis that is contiguous in memory, unless its runs are too short to matter."""
     offset = accesses[0].offset.substitute(values)
     lane_step = abs(offset.coefficient(lanes[-1].name)) if lanes else 0
@@ -99,34 +112,64 @@ def _direction(
     if lane_step == 1 and lanes[-1].extent >= _SHORT_RUN:
         return "lanes"
     if depth_step == 1 and depth[-1].extent >= _SHORT_RUN:
-        return "depth"
+        return "vectors" if depth[-1].extent % vector == 0 else "depth"
     return "lanes" if 0 < lane_step <= (depth_step or lane_step) else "depth"
 
 
-def _split_depth(axes: tuple[Axis, ...]) -> tuple[int, int]:
-    """Which axis is cut, and into what equal pieces, so that a block has ``_DEPTH_BLOCK`` rows."""
+def _split_depth(axes: tuple[Axis, ...], lanes: int) -> tuple[int, int]:
+    """Which axis is cut, and into what equal blocks, so that one has ``_DEPTH_BLOCK`` rows."""
     inner = 1
     for number in reversed(range(len(axes))):
         extent = axes[number].extent
         if inner * extent > _DEPTH_BLOCK:
-            pieces = -(-extent // max(1, _DEPTH_BLOCK // inner))
-            return number, -(-extent // pieces)
+            blocks = -(-extent // max(1, _DEPTH_BLOCK // inner))
+            cut = -(-extent // blocks)
+            return number, -(-cut // lanes) * lanes if number == len(axes) - 1 else cut
         inner *= extent
     return 0, axes[0].extent
 
 
-def _task_size(factors: Factors, block: BlockSizes, dtype: DType) -> tuple[int, int]:
-    """Rows and column panels of one task: as large as caches allow, but enough tasks to share."""
-    rows = element_count(tuple(a.extent for a in factors.row_axes))
-    columns = element_count(tuple(a.extent for a in factors.column_axes))
-    batch = element_count(tuple(a.extent for a in factors.batch))
-    row_panels = -(-rows // block.rows)
-    column_panels = -(-columns // block.columns(dtype))
-    row_block = min(row_panels, _ROW_BLOCK // block.rows)
-    panels = min(column_panels, _PANELS)
-    while panels > 1 and batch * -(-row_panels // row_block) * -(-column_panels // panels) < _TASKS:
-        panels //= 2
-    return row_block * block.rows, panels
+def _resident(
+    factors: Factors, depth: tuple[Axis, ...], dtype: DType
+) -> Literal["rows", "columns", "none"]:
+    """The smaller factor, if it is small enough to be packed whole."""
+    shared = _count(factors.batch) * _count(depth) * dtype.size
+    rows, columns = _count(factors.row_axes) * shared, _count(factors.column_axes) * shared
+    if min(rows, columns) > _RESIDENT_BYTES:
+        return "none"
+    return "rows" if rows <= columns else "columns"
+
+
+def _task_size(
+    factors: Factors, block: BlockSizes, dtype: DType, resident: str
+) -> tuple[int, int, int]:
+    """Rows and column panels of one task, as large as caches allow but enough tasks to share, and
+    the number of tasks.
+    """
+    row_panels = -(-_count(factors.row_axes) // block.rows)
+    column_panels = -(-_count(factors.column_axes) // block.columns(dtype))
+    batch = _count(factors.batch)
+    row_block = min(row_panels, _ROW_BLOCK[resident] // block.rows)
+    panels = min(column_panels, _PANELS[resident])
+
+    def tasks() -> int:
+        return batch * -(-row_panels // row_block) * -(-column_panels // panels)
+
+    while tasks() < _TASKS and (panels > 1 if resident == "rows" else row_block > 1):
+        panels, row_block = (
+            (panels // 2, row_block) if resident == "rows" else (panels, row_block // 2)
+        )
+    return row_block * block.rows, panels, tasks()
+
+
+def _piece_count(depth: tuple[Axis, ...], split: int, cut: int, tasks: int) -> int:
+    """Few tasks share a long depth: in as many pieces as keep all cores busy."""
+    blocks = _count(depth[:split]) * -(-depth[split].extent // cut)
+    return max(1, min(_PIECES_UP_TO // tasks, blocks // 2)) if tasks < _PIECES_UP_TO else 1
+
+
+def _count(axes: Sequence[Axis]) -> int:
+    return element_count(tuple(a.extent for a in axes))
 
 
 def _epilogue(plan: NestPlan, factors: Factors) -> tuple[Merged, Merged, tuple[Statement, ...]]:

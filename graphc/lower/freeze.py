@@ -161,8 +161,19 @@ def _piecewise(expression: sympy.Piecewise, environment: Environment, dtype: DTy
 
 
 def _relation(expression: sympy.Basic, environment: Environment, dtype: DType) -> Scalar:
-    sides = _common([freeze(a, environment, dtype) for a in expression.args], dtype)
+    sides = [freeze(a, environment, dtype) for a in expression.args]
+    if not all(_is_short(side) for side in sides):
+        sides = _common(sides, dtype)
+    else:  # 32-bit comparisons fill vectors twice as well
+        sides = [as_type(side, DType.int32) for side in sides]
     return Call(_RELATIONS[type(expression)], tuple(sides), DType.boolean)
+
+
+def _is_short(value: Scalar) -> bool:
+    """Whether an integer fits 32 bits, by its type or as a literal."""
+    if isinstance(value, Number) and isinstance(value.value, int):
+        return abs(value.value) < 2**31
+    return value.dtype in (DType.int32, DType.uint8)
 
 
 def _logic(expression: sympy.Basic, environment: Environment, dtype: DType) -> Scalar:

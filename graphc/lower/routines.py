@@ -19,7 +19,8 @@ from graphc.ir.types import element_count
 from graphc.lower.access import rename_axes
 from graphc.lower.contraction import build_contraction
 from graphc.lower.names import Namer
-from graphc.lower.nest import SUFFIXES, Array, NestPlan, Stage, build_nest, make_stage
+from graphc.lower.nest import Array, NestPlan, build_nest, make_stage
+from graphc.lower.reduction import SUFFIXES, Stage
 from graphc.lower.split import lane_values, split_axes
 from graphc.lower.tiles import Group, build_tiles
 from graphc.passes.classify import contraction_factors

@@ -1,4 +1,4 @@
-"""Axes cut into blocks of lanes where arrays are laid out in such blocks, so that lanes run inside."""
+"""Axes cut into blocks and lanes where arrays lie in such blocks, so that lanes run inside."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ from graphc.ir.tiles import LinearProgram, Matrix, TileAlgorithm
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import Access, Merged, access, guard_conditions, merge_axes
 from graphc.lower.names import Namer
-from graphc.lower.nest import Array, Stage, make_stage, map_statement
+from graphc.lower.nest import Array, make_stage, map_statement
+from graphc.lower.reduction import Stage
 from graphc.lower.split import recast
 from graphc.passes.sliding import SlidingProduct, Window
 from graphc.passes.toom_cook import straight_line, transposed

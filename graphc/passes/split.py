@@ -1,4 +1,4 @@
-"""Long reductions with few results become partial sums over pieces fixed by the shape, then a sum.
+"""Long sums with few results become partial sums over pieces fixed by the shape, then a sum.
 
 Reassociates: the result differs in the last bits from one running sum (it is more accurate), but
 never with the number of threads.
@@ -14,10 +14,8 @@ from graphc.passes.classify import contraction_factors
 from graphc.passes.rewrite import rebuild, with_inputs
 
 _PIECES = 64
-_FEW_RESULTS = 32
+_FEW_RESULTS = 512
 _LONG_SUM = 1 << 14
-_SMALL_PRODUCT = 1 << 16
-_DEEP_PRODUCT = 1 << 13
 
 
 def split_reductions(graph: Graph) -> Graph:
@@ -46,8 +44,7 @@ def _should_split(equation: Equation) -> bool:
     results = element_count(equation.shape)
     terms = equation.points // results
     if contraction_factors(equation) is not None:
-        piece = equation.reduce_axes[0].extent
-        return results <= _SMALL_PRODUCT and terms >= _DEEP_PRODUCT and 1 < piece <= 4 * _PIECES
+        return False
     return results <= _FEW_RESULTS and terms >= _LONG_SUM
 
 

@@ -23,7 +23,7 @@ from graphc.ir.tiles import LinearProgram, LinearStep, Matrix, TileAlgorithm
 from graphc.ir.types import DType
 
 # The points of a size: infinity, +p and -p for every p, and zero where the size is even. Points
-# decide the error: these grow it least (``error_bound``) among dyadic ones with few digits.
+# decide the error: these grow it (``error_bound``) nearly least of dyadic ones with few digits.
 _PAIRS = {
     2: (),
     3: ("1",),
@@ -50,8 +50,8 @@ def tile_algorithm(outputs: int, taps: int) -> TileAlgorithm:
     With V_k the powers 0 .. k - 1 of the points (a row each, infinity takes the last power),
     polynomial multiplication is V_size^-1 ((V_outputs a) . (V_taps g)); its transpose in ``a``
     has A = V_outputs, G = V_taps and B^T the inverse transpose of V_size. The rows of B^T are the
-    Lagrange polynomials; their denominators, alone not powers of two, move into G, so that the
-    data meet dyadic numbers only, exact in floating point.
+    Lagrange polynomials; their denominators (but for signs), which alone are not powers of two,
+    move into G, so that the data meet dyadic numbers only, exact in floating point.
     """
     size = outputs + taps - 1
     if min(outputs, taps) < 1 or size not in _PAIRS:
@@ -284,7 +284,13 @@ def _cost(forms: list[_Form]) -> tuple[int, int, int, int]:
     inexact = sum(x.denominator & (x.denominator - 1) != 0 for x in constants)
     digits = sum(x.numerator.bit_length() + x.denominator.bit_length() for x in constants)
     signs = sum(x < 0 for x in constants)
-    return sum(_step(0, form).operations for form in forms), inexact, digits, signs
+    steps = [_step(0, form) for form in forms if not _is_value(form)]
+    return sum(step.operations for step in steps), inexact, digits, signs
+
+
+def _is_value(form: _Form) -> bool:
+    """Whether a form is another value as it stands, which needs no step."""
+    return list(form.values()) == [1]
 
 
 def _step(target: int, form: _Form) -> LinearStep:
@@ -304,7 +310,7 @@ def _number(rows: list[_Form], shared: dict[int, _Form], inputs: int) -> LinearP
                 places[value] = inputs + len(steps)
                 renamed = {places[v]: x for v, x in shared[value].items()}
                 steps.append(_step(places[value], renamed))
-        if list(row.values()) == [1]:
+        if _is_value(row):
             outputs.append(places[next(iter(row))])
             continue
         outputs.append(inputs + len(steps))

@@ -15,7 +15,7 @@ from graphc.ir.loops import (
     Store,
     When,
 )
-from graphc.ir.scalar import Call, Condition, Inside, Load, Name, Number, Position, Scalar
+from graphc.ir.scalar import Call, Condition, Element, Inside, Load, Name, Number, Position, Scalar
 from graphc.ir.types import DType
 
 INDENT = "  "
@@ -63,8 +63,10 @@ def scalar_text(value: Scalar) -> str:
         return literal(value.value, value.dtype)
     if isinstance(value, Name):
         return value.name
+    if isinstance(value, Element):
+        return f"{value.name}[{index_text(value.index)}]"
     if isinstance(value, Position):
-        return f"(int64_t)({index_text(value.index)})"
+        return f"({TYPES[value.dtype]})({index_text(value.index)})"
     if isinstance(value, Load):
         return f"{value.buffer}[{index_text(value.offset)}]"
     if isinstance(value, Inside):
@@ -104,6 +106,8 @@ def statement_lines(statements: Sequence[Statement], depth: int = 1) -> list[str
 
 
 def _declare(statement: Declare, pad: str, depth: int) -> list[str]:
+    if statement.lanes:
+        return [f"{pad}{TYPES[statement.dtype]} {statement.name}[{statement.lanes}] = {{0}};"]
     const = "" if statement.mutable else "const "
     value = _outer(scalar_text(statement.value))
     return [f"{pad}{const}{TYPES[statement.dtype]} {statement.name} = {value};"]
@@ -111,11 +115,14 @@ def _declare(statement: Declare, pad: str, depth: int) -> list[str]:
 
 def _assign(statement: Assign, pad: str, depth: int) -> list[str]:
     value = statement.value
+    target = (
+        statement.name if statement.at is None else f"{statement.name}[{index_text(statement.at)}]"
+    )
     if isinstance(value, Call) and value.function == "add":
         first, second = value.arguments
-        if isinstance(first, Name) and first.name == statement.name:
-            return [f"{pad}{statement.name} += {_outer(scalar_text(second))};"]
-    return [f"{pad}{statement.name} = {_outer(scalar_text(value))};"]
+        if scalar_text(first) == target:
+            return [f"{pad}{target} += {_outer(scalar_text(second))};"]
+    return [f"{pad}{target} = {_outer(scalar_text(value))};"]
 
 
 def _store(statement: Store, pad: str, depth: int) -> list[str]:

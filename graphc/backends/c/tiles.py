@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from graphc.backends.c.contraction import PAGE, decode_lines
+from graphc.backends.c.contraction import PAGE
 from graphc.backends.c.mapping import TYPES
+from graphc.backends.c.packing import decode_lines
 from graphc.backends.c.printer import condition_text, scalar_text, statement_lines
 from graphc.backends.c.transform import Position, transform_lines
 from graphc.backends.templating import render

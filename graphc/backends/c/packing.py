@@ -1,0 +1,196 @@
+"""Packing of one factor of a contraction into panels: target[depth][width], or kept vectors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from graphc.backends.c.mapping import TYPES
+from graphc.backends.c.printer import condition_text, index_text, scalar_text
+from graphc.ir.index import Index
+from graphc.ir.loops import Pack
+from graphc.ir.scalar import Load
+from graphc.ir.types import Axis, element_count
+
+
+def decode_lines(flat: str, axes: Sequence[Axis], used: str) -> list[str]:
+    """Declarations of the axes of a flat number, those that the text uses."""
+    lines, below = [], element_count(tuple(a.extent for a in axes))
+    for number, axis in enumerate(axes):
+        below //= axis.extent
+        whole = f"({flat})" if "/" in flat or "+" in flat else flat
+        value = f"{whole} / {below}" if below > 1 else flat
+        value = f"{value} % {axis.extent}" if number else value
+        if re.search(rf"\b{axis.name}\b", used):
+            lines.append(f"const long {axis.name} = {value};")
+    return lines
+
+
+def pack_lines(
+    pack: Pack, heads: Sequence[str], width: str, count: str, depth: str, lanes: int, size: int
+) -> list[str]:
+    """Fill a panel of ``width`` (of ``size`` numbers) lanes from number ``first`` on.
+
+    ``heads`` are the loops over the depth, ``depth`` its length; past ``count`` lanes are zeros.
+    """
+    value = scalar_text(pack.value)
+    if pack.conditions:
+        test = " && ".join(condition_text(c) for c in pack.conditions)
+        value = f"({test}) ? {value} : 0"
+    if pack.order == "lanes":
+        return _lanes(pack, heads, width, count, depth, value, size)
+    if pack.order == "transposed":
+        return _transposed(pack, heads, width, count, lanes)
+    if pack.order == "vectors":
+        return _vectors(pack, heads, width, count, depth, value, lanes)
+    inner = _nested(heads, [f"*to = {value};", f"to += {width};"])
+    return [
+        f"for (long lane = 0; lane < {width}; lane++) {{",
+        f"  {_pointer(pack)} to = target + lane;",
+        "  const long flat = first + lane;",
+        f"  if (flat >= {count}) {{",
+        f"    for (long at = 0; at < {depth}; at++) to[at * {width}] = 0;",
+        "    continue;",
+        "  }",
+        *(f"  {line}" for line in decode_lines("flat", pack.lanes, value)),
+        *(f"  {line}" for line in inner),
+        "}",
+    ]
+
+
+def _pointer(pack: Pack) -> str:
+    return f"{TYPES[pack.value.dtype]} *restrict"
+
+
+def _nested(heads: Sequence[str], body: Sequence[str]) -> list[str]:
+    """Loop heads around a body, each level indented."""
+    lines = [f"{'  ' * depth}{head} {{" for depth, head in enumerate(heads)]
+    lines += ["  " * len(heads) + line for line in body]
+    return lines + ["  " * depth + "}" for depth in reversed(range(len(heads)))]
+
+
+def _stepping(heads: Sequence[str], step: str) -> list[str]:
+    """The same loops, the innermost one a vector at a time."""
+    *outer, last = heads
+    return [*outer, re.sub(r"(\w+)\+\+\)$", rf"\1 += {step})", last)]
+
+
+def _lanes(
+    pack: Pack, heads: Sequence[str], width: str, count: str, depth: str, value: str, size: int
+) -> list[str]:
+    """Runs of neighbouring lanes, the last lane axis innermost."""
+    last = pack.lanes[-1]
+    outer = decode_lines("flat / " + str(last.extent), pack.lanes[:-1], value)
+    copy = f"{{ const long {last.name} = start + at; to[at] = {value}; }}"
+    whole = size % last.extent == 0
+    moves = [f"for (long at = 0; at < {last.extent}; at++) {copy}"] if whole else [
+        f"if (run == {width}) for (long at = 0; at < {width}; at++) {copy}",
+        f"else for (long at = 0; at < run; at++) {copy}",
+    ]  # fmt: skip
+    run = (
+        [f"const long start = 0, run = {last.extent};"]
+        if whole
+        else [
+            f"const long start = flat % {last.extent};",
+            f"const long run = gc_min({width} - lane, {last.extent} - start);",
+        ]
+    )
+    return [
+        f"for (long lane = 0; lane < {width};) {{",
+        f"  {_pointer(pack)} to = target + lane;",
+        "  const long flat = first + lane;",
+        f"  if (flat >= {count}) {{",
+        f"    for (long at = 0; at < {depth}; at++, to += {width})",
+        f"      for (long slot = 0; slot < {width} - lane; slot++) to[slot] = 0;",
+        "    break;",
+        "  }",
+        *(f"  {line}" for line in outer),
+        *(f"  {line}" for line in run),
+        *(f"  {line}" for line in _nested(heads, [*moves, f"to += {width};"])),
+        "  lane += run;",
+        "}",
+    ]
+
+
+def _vectors(
+    pack: Pack, heads: Sequence[str], width: str, count: str, depth: str, value: str, lanes: int
+) -> list[str]:
+    """target[depth / LANES][width][LANES]: vectors of neighbouring depth as they are."""
+    name = _axis_of(heads[-1])
+    moved = re.sub(rf"\b{name}\b", "vector_start", heads[-1])
+    inner = _nested(
+        [*heads[:-1], *_stepping([moved], "LANES")],
+        [
+            "for (long at = 0; at < LANES; at++) {",
+            f"  const long {name} = vector_start + at;",
+            f"  to[at] = {value};",
+            "}",
+            f"to += {width} * LANES;",
+        ],
+    )
+    return [
+        f"for (long lane = 0; lane < {width}; lane++) {{",
+        f"  {_pointer(pack)} to = target + lane * LANES;",
+        "  const long flat = first + lane;",
+        f"  if (flat >= {count}) {{",
+        f"    for (long at = 0; at < {depth}; at += LANES, to += {width} * LANES)",
+        "      for (long slot = 0; slot < LANES; slot++) to[slot] = 0;",
+        "    continue;",
+        "  }",
+        *(f"  {line}" for line in decode_lines("flat", pack.lanes, value)),
+        *(f"  {line}" for line in inner),
+        "}",
+    ]
+
+
+def _axis_of(head: str) -> str:
+    return head.split()[1 + head.split().index("(long")]
+
+
+def _transposed(pack: Pack, heads: Sequence[str], width: str, count: str, lanes: int) -> list[str]:
+    """Vectors along the depth, turned a square at a time; lanes past the end repeat the last."""
+    assert isinstance(pack.value, Load)
+    names = {a.name for a in pack.lanes}
+    terms = pack.value.offset.terms
+    base = Index(tuple(t for t in terms if t[0] in names))
+    rest = Index(tuple(t for t in terms if t[0] not in names), pack.value.offset.const)
+    inner = _nested(
+        _stepping(heads, "LANES"),
+        [
+            f"transpose({pack.value.buffer} + {index_text(rest)}, base, to);",
+            f"to += LANES * {width};",
+        ],
+    )
+    return [
+        f"for (long lane = 0; lane < {width}; lane += LANES) {{",
+        "  long base[LANES];",
+        "  for (long at = 0; at < LANES; at++) {",
+        f"    const long flat = gc_min(first + lane + at, {count} - 1);",
+        *(f"    {line}" for line in decode_lines("flat", pack.lanes, index_text(base))),
+        f"    base[at] = {index_text(base)};",
+        "  }",
+        f"  {_pointer(pack)} to = target + lane;",
+        *(f"  {line}" for line in inner),
+        "}",
+    ]
+
+
+def transpose_lines(lanes: int, width: str) -> list[str]:
+    """A square of vectors turned by log2(lanes) rounds of pairwise shuffles."""
+    lines = [f"const vector v0_{i} = *(const vector *)(from + base[{i}]);" for i in range(lanes)]
+    step, level = 1, 0
+    while step < lanes:
+        for i in range(lanes):
+            if i & step:
+                continue
+            j = i | step
+            low = [k if not k & step else lanes + k - step for k in range(lanes)]
+            high = [k + step if not k & step else lanes + k for k in range(lanes)]
+            for target, picked in ((i, low), (j, high)):
+                places = ", ".join(map(str, picked))
+                lines.append(
+                    f"const vector v{level + 1}_{target} = "
+                    f"__builtin_shuffle(v{level}_{i}, v{level}_{j}, (mask){{{places}}});"
+                )
+        step, level = 2 * step, level + 1
+    return [*lines, *(f"*(vector *)(to + {i} * {width}) = v{level}_{i};" for i in range(lanes))]

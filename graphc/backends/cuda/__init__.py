@@ -1,0 +1,1 @@
+"""CUDA: the driver that programs talk to, and an emulator that runs kernels without a GPU."""

@@ -1,0 +1,346 @@
+"""The driver of the emulator: the target ``cuda-emu``, on which CUDA text runs without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import struct
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from graphc.backends.base import aligned_bytes
+from graphc.backends.c.build import load
+from graphc.backends.cuda.driver import (
+    TENSOR_MAP_BYTES,
+    Argument,
+    DeviceMemory,
+    Extent,
+    Graph,
+    Kernel,
+    TensorBox,
+    TensorMap,
+)
+from graphc.backends.cuda.emulator_build import build_emulated
+from graphc.backends.cuda.fault import SEED_VARIABLE, Fault, KernelFault
+from graphc.errors import CompilerBug, UserError
+from graphc.ir.source import SourceFile
+
+POISON = 0xFF  # NaN as float, double, bf16 and half
+_ALIGNMENT = 256
+_MOST_PARAMETERS = 512
+_TENSOR_MAP = struct.Struct("<Q5I5I5QBBBBI")
+_TENSOR_MAP_MAGIC = 0x70616D67
+
+
+class _Index(ctypes.Structure):
+    _fields_ = [("x", ctypes.c_uint32), ("y", ctypes.c_uint32), ("z", ctypes.c_uint32)]
+
+    def extent(self) -> Extent:
+        return (int(self.x), int(self.y), int(self.z))
+
+
+class _Region(ctypes.Structure):
+    _fields_ = [
+        ("address", ctypes.c_uint64), ("bytes", ctypes.c_uint64),
+        ("written", ctypes.c_uint64), ("parameter", ctypes.c_uint64),
+    ]  # fmt: skip
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = [
+        ("call", ctypes.c_void_p), ("arguments", ctypes.c_void_p), ("regions", ctypes.c_void_p),
+        ("seed", ctypes.c_uint64), ("region_count", ctypes.c_uint32),
+        ("shared_bytes", ctypes.c_uint32), ("grid", _Index), ("block", _Index),
+    ]  # fmt: skip
+
+
+class _Failure(ctypes.Structure):
+    _fields_ = [
+        ("what", ctypes.c_char * 1024), ("offset", ctypes.c_uint64), ("block", _Index),
+        ("thread", _Index), ("line", ctypes.c_int32), ("in_thread", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Allocation:
+    data: np.ndarray
+    written: np.ndarray  # a flag for each byte
+    memory: DeviceMemory
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    name: str
+    file: str
+    path: Path
+    library: ctypes.CDLL
+    sizes: tuple[int, ...]  # bytes of each parameter
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    kernel: Kernel
+    grid: Extent
+    block: Extent
+    shared_bytes: int
+    arguments: tuple[Argument, ...]
+    reaches: tuple[DeviceMemory, ...]
+
+
+class Emulator:
+    """A device that runs kernels on this processor, checks each of their steps, and forgives none.
+
+    Threads and blocks run in an order drawn from ``seed``, else from GRAPHC_EMULATOR_SEED, else from
+    chance; the results of a correct kernel do not depend on it. New memory is poison.
+    """
+
+    name = "cuda-emu"
+
+    def __init__(self, seed: int | None = None):
+        self.seed = _seed() if seed is None else seed
+        self._allocations: dict[int, _Allocation] = {}
+        self._kernels: list[_Loaded] = []
+        self._graphs: list[tuple[_Recorded, ...]] = []
+        self._recording: list[_Recorded] | None = None
+        self._lock = threading.Lock()
+
+    def allocate(self, size: int) -> DeviceMemory:
+        """New memory of so many bytes, poisoned and marked as not written."""
+        self._not_while_recording("allocate")
+        data = aligned_bytes(max(size, 1), _ALIGNMENT)
+        memory = DeviceMemory(data.ctypes.data, size)
+        written = np.zeros(max(size, 1), np.uint8)
+        self._allocations[memory.address] = _Allocation(data, written, memory)
+        self.poison(memory)
+        return memory
+
+    def free(self, memory: DeviceMemory) -> None:
+        """Give back what ``allocate`` gave."""
+        self._not_while_recording("free")
+        if self._allocations.pop(memory.address, None) is None:
+            raise CompilerBug("this memory was not allocated, or it is freed already")
+
+    def copy_to(self, memory: DeviceMemory, array: np.ndarray) -> None:
+        """Copy a contiguous array to the start of the memory."""
+        self._not_while_recording("copy_to")
+        data, written = self._stretch(memory, array.nbytes)
+        data[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        written[:] = 1
+
+    def copy_from(self, memory: DeviceMemory, array: np.ndarray) -> None:
+        """Fill a contiguous array from the start of the memory, whether written or poison."""
+        self._not_while_recording("copy_from")
+        data, _ = self._stretch(memory, array.nbytes)
+        array.reshape(-1).view(np.uint8)[:] = data
+
+    def poison(self, memory: DeviceMemory) -> None:
+        """Make the memory unwritten: what a launch has to write is poisoned before it."""
+        data, written = self._stretch(memory, memory.bytes)
+        data[:] = POISON
+        written[:] = 0
+
+    def first_unwritten(self, memory: DeviceMemory) -> int | None:
+        """The first byte that no copy and no kernel has written since it was poisoned."""
+        _, written = self._stretch(memory, memory.bytes)
+        holes = np.flatnonzero(written == 0)
+        return int(holes[0]) if len(holes) else None
+
+    def encode(self, box: TensorBox) -> TensorMap:
+        """The tensor map of a box, in the emulator's own format."""
+
+        def five(values: Sequence[int]) -> tuple[int, ...]:
+            return tuple(reversed(values)) + (1,) * (5 - len(values))
+
+        data = _TENSOR_MAP.pack(
+            box.memory.address, *five(box.shape), *five(box.box), *five(box.strides),
+            len(box.shape), box.element_bytes, box.swizzle, 0, _TENSOR_MAP_MAGIC,
+        )  # fmt: skip
+        return TensorMap(box, data.ljust(TENSOR_MAP_BYTES, b"\0"))
+
+    def load(self, source: SourceFile) -> Mapping[str, Kernel]:
+        """The kernels of a CUDA source by name, compiled with g++."""
+        self._not_while_recording("load")
+        built = build_emulated(source)
+        library = load(built.path)
+        kernels = {}
+        for name in built.kernels:
+            kernels[name] = Kernel(name, len(self._kernels))
+            sizes = _parameter_sizes(library, name)
+            self._kernels.append(_Loaded(name, source.name, built.path, library, sizes))
+        return kernels
+
+    def launch(
+        self,
+        kernel: Kernel,
+        grid: Extent,
+        block: Extent,
+        shared_bytes: int,
+        arguments: Sequence[Argument],
+        reaches: Sequence[DeviceMemory] = (),
+    ) -> None:
+        """Run a kernel to its end, or record it.
+
+        Raises:
+            KernelFault: the kernel broke a rule.
+        """
+        loaded = self._kernels[kernel.handle]
+        _check_arguments(loaded, arguments)
+        recorded = _Recorded(kernel, grid, block, shared_bytes, tuple(arguments), tuple(reaches))
+        if self._recording is not None:
+            self._recording.append(recorded)
+            return
+        with self._lock:
+            self._run(loaded, recorded)
+
+    def begin_capture(self) -> None:
+        """From here on launches are recorded and not run."""
+        self._not_while_recording("begin_capture")
+        self._recording = []
+
+    def end_capture(self) -> Graph:
+        """What was recorded since ``begin_capture``."""
+        if self._recording is None:
+            raise CompilerBug("end_capture without begin_capture")
+        self._graphs.append(tuple(self._recording))
+        self._recording = None
+        return Graph(len(self._graphs) - 1)
+
+    def replay(self, graph: Graph) -> None:
+        """Run what was recorded, in order."""
+        self._not_while_recording("replay")
+        for item in self._graphs[graph.handle]:
+            self.launch(
+                item.kernel, item.grid, item.block, item.shared_bytes, item.arguments, item.reaches
+            )
+
+    def synchronize(self) -> None:
+        """Nothing is under way after a launch."""
+        self._not_while_recording("synchronize")
+
+    def _not_while_recording(self, what: str) -> None:
+        if self._recording is not None:
+            raise CompilerBug(f"{what} between begin_capture and end_capture")
+
+    def _stretch(self, memory: DeviceMemory, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes of the memory's first ``size`` bytes, and their flags."""
+        if size > memory.bytes:
+            raise CompilerBug(f"{size} bytes do not fit into {memory.bytes} bytes of memory")
+        for held in self._allocations.values():
+            start = memory.address - held.memory.address
+            if start >= 0 and start + memory.bytes <= held.memory.bytes:
+                return held.data[start : start + size], held.written[start : start + size]
+        raise CompilerBug("this memory was not allocated, or it is freed already")
+
+    def _run(self, loaded: _Loaded, item: _Recorded) -> None:
+        regions = self._regions(item)
+        values, pointers = _packed(item.arguments)
+        call = ctypes.cast(getattr(loaded.library, f"{loaded.name}_emulated"), ctypes.c_void_p)
+        request = _Launch(
+            call, ctypes.addressof(pointers), ctypes.addressof(regions), self.seed,
+            len(regions), item.shared_bytes, _Index(*item.grid), _Index(*item.block),
+        )  # fmt: skip
+        failure = _Failure()
+        run = loaded.library.gc_emulator_launch
+        if run(ctypes.byref(request), ctypes.byref(failure)):
+            raise KernelFault(self._fault(loaded, failure))
+        del values  # the pointers lead into it
+
+    def _regions(self, item: _Recorded) -> ctypes.Array[_Region]:
+        """What the launch may touch, by address; stretches that overlap become one."""
+        given = [(memory, number) for number, memory in _memories(item)]
+        merged: list[_Region] = []
+        for memory, number in sorted(given, key=lambda pair: pair[0].address):
+            last = merged[-1] if merged else None
+            if last is not None and memory.address < last.address + last.bytes:
+                end = max(last.address + last.bytes, memory.address + memory.bytes)
+                last.bytes = end - last.address
+            elif memory.bytes:
+                _, written = self._stretch(memory, memory.bytes)
+                merged.append(_Region(memory.address, memory.bytes, written.ctypes.data, number))
+        return (_Region * len(merged))(*merged)
+
+    def _fault(self, loaded: _Loaded, failure: _Failure) -> Fault:
+        line = failure.line or _source_line(loaded, failure.offset)
+        thread = failure.thread.extent() if failure.in_thread else None
+        what = failure.what.decode(errors="replace")
+        block = failure.block.extent()
+        return Fault(loaded.name, what, loaded.file, line, block, thread, self.seed)
+
+
+def _seed() -> int:
+    asked = os.environ.get(SEED_VARIABLE, "").strip()
+    if not asked:
+        return secrets.randbits(32)
+    if not (asked.isascii() and asked.isdigit() and int(asked) < 2**64):
+        raise UserError(
+            f"the environment variable {SEED_VARIABLE} has an illegal value\n"
+            f"  value: {asked!r}\n  legal: a whole number below 2**64"
+        )
+    return int(asked)
+
+
+def _parameter_sizes(library: ctypes.CDLL, name: str) -> tuple[int, ...]:
+    sizes = (ctypes.c_uint32 * _MOST_PARAMETERS)()
+    return tuple(sizes[: getattr(library, f"{name}_parameters")(sizes)])
+
+
+def _check_arguments(loaded: _Loaded, arguments: Sequence[Argument]) -> None:
+    given = tuple(len(_argument_bytes(argument)) for argument in arguments)
+    if given != loaded.sizes:
+        raise CompilerBug(
+            f"{loaded.file}: kernel {loaded.name} gets arguments that do not fit its parameters\n"
+            f"  bytes of each parameter: {list(loaded.sizes)}\n"
+            f"  bytes of each argument:  {list(given)}"
+        )
+
+
+def _argument_bytes(argument: Argument) -> bytes:
+    if isinstance(argument, DeviceMemory):
+        return struct.pack("<Q", argument.address)
+    return argument.data if isinstance(argument, TensorMap) else argument.tobytes()
+
+
+def _memories(item: _Recorded) -> list[tuple[int, DeviceMemory]]:
+    """The stretches that a launch is given, with the number of the parameter."""
+    found = []
+    for number, argument in enumerate(item.arguments):
+        if isinstance(argument, DeviceMemory):
+            found.append((number, argument))
+        elif isinstance(argument, TensorMap):
+            found.append((number, argument.box.memory))
+    return found + [(len(item.arguments), memory) for memory in item.reaches]
+
+
+def _packed(arguments: Sequence[Argument]) -> tuple[np.ndarray, ctypes.Array[ctypes.c_void_p]]:
+    """The arguments one after the other, each aligned as a tensor map is, and pointers to them."""
+    values = aligned_bytes(TENSOR_MAP_BYTES * max(len(arguments), 1), TENSOR_MAP_BYTES)
+    for number, argument in enumerate(arguments):
+        data = _argument_bytes(argument)
+        start = number * TENSOR_MAP_BYTES
+        values[start : start + len(data)] = np.frombuffer(data, np.uint8)
+    first = values.ctypes.data
+    addresses = [first + number * TENSOR_MAP_BYTES for number in range(len(arguments))]
+    return values, (ctypes.c_void_p * len(addresses))(*addresses)
+
+
+def _source_line(loaded: _Loaded, address: int) -> int:
+    """The line of the kernel's source that an instruction comes from; 0 if nobody can tell."""
+    program = shutil.which("addr2line")
+    if not address or program is None:
+        return 0
+    done = subprocess.run(
+        [program, "-i", "-e", str(loaded.path), hex(address)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    for frame in done.stdout.splitlines():
+        file, _, line = frame.split(" ")[0].rpartition(":")
+        if Path(file).name == loaded.file and line.isdigit():
+            return int(line)
+    return 0

@@ -1,0 +1,92 @@
+"""Long sums whose results, not their terms, are neighbours in memory: one accumulator a lane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphc.ir.index import Index, axis_index
+from graphc.ir.loops import Assign, Declare, Loop, Statement, When
+from graphc.ir.scalar import Call, Element, Name, Number
+from graphc.ir.types import Axis, element_count
+from graphc.lower.access import Access, Merged
+from graphc.lower.names import Namer
+from graphc.lower.reduction import (
+    SHORT_WINDOW,
+    Stage,
+    accumulator,
+    finish,
+    merge_window,
+    only_sums,
+    window_item,
+)
+
+_LANES = 32  # float64 accumulators that fit the vector registers
+
+
+def lane_axis(
+    blocks: Sequence[Sequence[Stage]], merged: Merged, namer: Namer
+) -> tuple[Axis, Axis] | None:
+    """The last output axis as (blocks, lanes) if sums should run with a lane an output."""
+    reductions = [b for b in blocks if not b[0].equation.is_map]
+    if len(reductions) != 1 or not merged.axes or not only_sums(reductions[0]):
+        return None
+    first, last = reductions[0][0], merged.axes[-1]
+    window = element_count(tuple(a.extent for a in first.equation.reduce_axes))
+    lanes = next((n for n in range(_LANES, 7, -1) if last.extent % n == 0), 0)
+    if window <= SHORT_WINDOW or not lanes:
+        return None
+    inner = merge_window(first, merged, namer).axes
+    for read in first.reads:
+        if not isinstance(read, Access):
+            return None
+        offset = read.offset.substitute(merged.values)
+        if offset.coefficient(last.name) not in (0, 1) or not offset.is_affine:
+            return None
+        if inner and abs(offset.coefficient(inner[-1].name)) == 1:
+            return None
+    return Axis(f"{last.name}", last.extent // lanes), Axis(namer.axis(f"{last.name}_lane"), lanes)
+
+
+def lane_statements(
+    blocks: Sequence[Sequence[Stage]], merged: Merged, lane: Axis, namer: Namer,
+    maps: dict[str, Statement], stores: Sequence[Statement],
+) -> list[Statement]:  # fmt: skip
+    """Accumulators of all lanes, the window with the lanes inside, then the rest lane by lane."""
+    block = next(b for b in blocks if not b[0].equation.is_map)
+    window = merge_window(block[0], merged, namer)
+    item, conditions = window_item(block, merged, window)
+    here = axis_index(lane.name)
+    before: list[Statement] = []
+    inside: list[Statement] = [item]
+    after: list[Statement] = []
+    for stage in block:
+        total = accumulator(stage, item.dtype)
+        before.append(Declare(total.name, total.dtype, Number(0.0, total.dtype), True, lane.extent))
+        element = Element(total.name, here, total.dtype)
+        value = Call("cast", (Name(item.name, item.dtype),), total.dtype)
+        inside.append(Assign(total.name, Call("add", (element, value), total.dtype), here))
+        after.append(finish_lane(stage, element))
+    body: tuple[Statement, ...] = (Loop(lane, tuple(inside), simd=True),)
+    if conditions:
+        body = (When(conditions, body),)
+    for axis in reversed(window.axes):
+        body = (Loop(axis, body),)
+    done = {s.value for s in block}
+    rest = [maps[s[0].value] for s in blocks if s[0].value not in done]
+    return [*before, *body, Loop(lane, (*after, *rest, *stores), simd=True)]
+
+
+def finish_lane(stage: Stage, element: Element) -> Declare:
+    """The value of one lane."""
+    declared = finish(stage, Name(element.name, element.dtype))
+    value = declared.value
+    if isinstance(value, Call):
+        return Declare(declared.name, declared.dtype, Call("cast", (element,), value.dtype))
+    return Declare(declared.name, declared.dtype, element)
+
+
+def lane_index(last: Axis, lane: Axis) -> Index:
+    """The old last axis in terms of its block and lane."""
+    if last.extent == 1:
+        return axis_index(lane.name)
+    return axis_index(last.name) * lane.extent + axis_index(lane.name)
