@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from graphc.ir.graph import Node
+from graphc.ir.loops import Contraction
 from graphc.ops import elementwise, leaves, linear, reductions, shape
 from graphc.ops.convolution import conv2d
 from graphc.ops.define import Definition, Operand, axes, define, op, sum_over

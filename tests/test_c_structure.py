@@ -26,7 +26,7 @@ from tests.compiled import ROOT, check, run_python
 
 
 def scheduled(*outputs: gx.Node) -> Schedule:
-    return make_schedule(run_passes(Graph(outputs)))
+    return make_schedule(run_passes(Graph(outputs)), BLOCKS["avx2"])
 
 
 def sources(*outputs: gx.Node) -> dict[str, str]:
@@ -73,7 +73,7 @@ from graphc.lower.routines import lower
 from graphc.passes.pipeline import run_passes
 from graphc.schedule.plan import make_schedule
 for name, net in NETS.items():
-    schedule = make_schedule(run_passes(net()))
+    schedule = make_schedule(run_passes(net()), BLOCKS["avx2"])
     text = "".join(f.name + f.text for f in emit(schedule, lower(schedule, BLOCKS["avx2"]),
                                                  BLOCKS["avx2"]).files)
     print(name, hashlib.sha256(text.encode()).hexdigest())

@@ -29,7 +29,7 @@ def test_every_stage(name: str, golden: Golden) -> None:
     golden(f"{name}/1_graph", graph_text(graph))
     small = run_passes(graph)
     golden(f"{name}/2_passes", graph_text(small))
-    schedule = make_schedule(small)
+    schedule = make_schedule(small, BLOCKS["avx2"])
     golden(f"{name}/3_schedule", schedule_text(schedule))
     emitted = emit(schedule, lower(schedule, BLOCKS["avx2"]), BLOCKS["avx2"])
     text = "".join(f"==== {f.name}\n{f.text}\n" for f in emitted.files if f.name != "graphc.h")

@@ -1,9 +1,12 @@
-"""VGG16 training on the CPU: graphc's generated C and PyTorch in turns, fresh random data, medians.
+"""Measure graphc on the CPU against PyTorch, torch.compile and JAX, in turns; medians.
 
-    python benchmarks/cpu/run.py                     # 224x224 at batch 8 and 32x32 at batch 64
-    python benchmarks/cpu/run.py --image 32 --batch 64 --head 512 --classes 10 --rounds 7
+    python benchmarks/cpu/run.py                        # everything: some hours
+    python benchmarks/cpu/run.py --only layers,memory   # parts of it
+    python benchmarks/cpu/run.py --only vgg16 --batch 8 --peers graphc,torch_channels_last
+    python benchmarks/cpu/run.py --show benchmarks/results/cpu.json   # tables and pictures again
 
-Writes a table to the terminal and a JSON document under benchmarks/results/.
+Writes one JSON document and one picture a section, and prints tables. Every peer runs alone in a
+process of its own on fresh random data; while one works the others sleep.
 """
 
 from __future__ import annotations
@@ -11,112 +14,118 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
-import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE.parent / "results"
-DEFAULT_CASES = (
-    {"image": 224, "batch": 8, "head": 4096, "classes": 1000},
-    {"image": 32, "batch": 64, "head": 512, "classes": 10},
-)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.cpu import machine, pictures, report
+from benchmarks.cpu.measure import Plan
+from benchmarks.cpu.peers import PEERS
+from benchmarks.cpu.sections import SECTIONS
 
-class Worker:
-    """A contestant in a process of its own."""
-
-    def __init__(self, who: str, case: dict[str, int], threads: int) -> None:
-        options = [f"--{name}={value}" for name, value in {**case, "threads": threads}.items()]
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "workers.py"), who, *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def step(self) -> float:
-        """Seconds of one step."""
-        self.process.stdin.write("step\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"a worker ended with exit code {self.process.wait()}")
-        return float(answer)
-
-    def close(self) -> None:
-        """Let the process end."""
-        self.process.communicate("quit\n", timeout=60)
+RESULTS = machine.ROOT / "benchmarks" / "results"
 
 
-def measure(case: dict[str, int], rounds: int, threads: int) -> dict[str, object]:
-    """Medians of ``rounds`` steps each, in turns, after two steps to warm up."""
-    workers = {who: Worker(who, case, threads) for who in ("graphc", "torch")}
-    seconds: dict[str, list[float]] = {who: [] for who in workers}
-    for number in range(rounds + 2):
-        for who, worker in workers.items():
-            taken = worker.step()
-            if number >= 2:
-                seconds[who].append(taken)
-            print(f"  round {number + 1}/{rounds + 2}  {who:6s}  {taken * 1e3:8.1f} ms", flush=True)
-    for worker in workers.values():
-        worker.close()
-    medians = {who: statistics.median(times) for who, times in seconds.items()}
-    return {
-        "case": case,
-        "images_per_second": {who: case["batch"] / m for who, m in medians.items()},
-        "median_ms": {who: m * 1e3 for who, m in medians.items()},
-        "ratio": medians["torch"] / medians["graphc"],
-        "all_ms": {who: [t * 1e3 for t in times] for who, times in seconds.items()},
+def main(arguments: list[str] | None = None) -> None:
+    """Measure what is asked for, or show what was measured."""
+    options = parse(arguments)
+    if options.show:
+        document = json.loads(options.show.read_text())
+        print(report.text(document))
+        folder = options.show.parent
+    else:
+        folder, path = options.out, options.out / f"{stem(options)}.json"
+        document = measured(options, path)
+        print("\n" + report.text(document))
+        print(f"\nwritten to {path}")
+    for line in pictures.draw(document, folder):
+        print(line)
+
+
+def measured(options: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """The document; written after every section, so that an interrupted run keeps the others."""
+    plan = Plan(
+        isa=options.isa, threads=options.threads, repeat=options.repeat, warmup=options.warmup,
+        limit=options.limit, check=options.check, say=say,
+    )  # fmt: skip
+    document: dict[str, Any] = {
+        "machine": machine.describe(options.isa, options.threads),
+        "command": sys.argv[1:],
+        "repeat": options.repeat,
+        "warmup": options.warmup,
+        "sections": {},
+        "minutes": {},
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name in options.only:
+        say(f"{name}:")
+        started = time.monotonic()
+        document["sections"][name] = SECTIONS[name](options, plan)
+        document["minutes"][name] = round((time.monotonic() - started) / 60, 2)
+        path.write_text(json.dumps(document, indent=1) + "\n")
+    return document
 
 
-def machine(threads: int) -> dict[str, object]:
-    """What the figures were measured on."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = next((li.split(":")[1].strip() for li in text.splitlines() if "model name" in li), "?")
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "avx512": "avx512f" in text,
-        "python": platform.python_version(),
-        "git": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE
-        ).stdout.strip(),
-    }
+def say(line: str) -> None:
+    """A line of progress with the time of day."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
-def main() -> None:
-    """Run the cases and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("image", "batch", "head", "classes"):
-        parser.add_argument(f"--{name}", type=int)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    args = parser.parse_args()
-    given = {n: getattr(args, n) for n in ("image", "batch", "head", "classes")}
-    cases = DEFAULT_CASES
-    if args.image:
-        cases = ({k: v or DEFAULT_CASES[0][k] for k, v in given.items()},)
-    results = []
-    for case in cases:
-        print("VGG16 training:", ", ".join(f"{k} {v}" for k, v in case.items()), flush=True)
-        results.append(measure(case, args.rounds, args.threads))
-    RESULTS.mkdir(exist_ok=True)
-    document = {"machine": machine(args.threads), "results": results}
-    path = RESULTS / "cpu_vgg16_training.json"
-    path.write_text(json.dumps(document, indent=2) + "\n")
-    print(f"\n{'image':>6} {'batch':>6} {'graphc img/s':>13} {'PyTorch img/s':>14} {'ratio':>6}")
-    for result in results:
-        case, speed = result["case"], result["images_per_second"]
-        print(
-            f"{case['image']:6d} {case['batch']:6d} {speed['graphc']:13.2f} "
-            f"{speed['torch']:14.2f} {result['ratio']:6.2f}"
-        )
-    print(f"written to {path}")
+def stem(options: argparse.Namespace) -> str:
+    """The name of the results: cpu, with the instruction set and the sections if not all."""
+    parts = ["cpu", *(["avx2"] if options.isa == "avx2" else [])]
+    if len(options.only) < len(SECTIONS):
+        parts += options.only
+    return "_".join(parts)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options; a section or peer that does not exist ends the program with a message."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--only", type=_names(SECTIONS), default=list(SECTIONS), help=f"of {','.join(SECTIONS)}")
+    add("--peers", type=_names(PEERS), default=[], help=f"of {','.join(PEERS)}")
+    add("--match", default="", help="only cases whose name holds this text")
+    add("--batch", type=_sizes, default=[1, 8, 32], help="of VGG16 (vgg16, rss), such as 1,8,32")
+    add("--repeat", type=_positive, default=5, help="repetitions that count")
+    add("--warmup", type=_positive, default=2, help="repetitions before them")
+    add("--limit", type=float, default=120.0, help="seconds a repetition may take")
+    add("--threads", type=_positive, default=len(os.sched_getaffinity(0)))
+    add("--isa", choices=("native", "avx2"), default="native")
+    add("--no-check", dest="check", action="store_false", help="no comparison with float64")
+    add("--out", type=Path, default=RESULTS, help="folder of the results")
+    add("--show", type=Path, metavar="JSON", help="measure nothing, show this document")
+    add("--image", type=_positive, default=224, help="height and width for VGG16")
+    add("--head", type=_positive, default=4096, help="width of VGG16's dense layers")
+    add("--classes", type=_positive, default=1000)
+    add("--width", type=float, default=1.0, help="factor of VGG16's channels")
+    return parser.parse_args(arguments)
+
+
+def _names(known: dict[str, Any]) -> Any:
+    def names(text: str) -> list[str]:
+        chosen = text.split(",")
+        for name in chosen:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return [name for name in known if name in chosen]
+
+    return names
+
+
+def _sizes(text: str) -> list[int]:
+    return [_positive(word) for word in text.split(",")]
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,11 @@ from graphc.lower.reduction import Stage
 from graphc.lower.split import recast
 from graphc.passes.sliding import SlidingProduct, Window
 from graphc.passes.toom_cook import straight_line, transposed
+from graphc.schedule.choose import TILE_DEPTH
 
 _CACHE = 1 << 20  # bytes of a core's own cache that transformed tiles may fill
 _PLANE = 200 << 10  # bytes of one point's tiles that stay there while filters stream by
 _CHUNK = 300 << 10
-_DEPTH = 56  # tiles summed in registers before a filter gradient is touched in memory
 _GROUP = 128
 _TASKS = 16
 
@@ -340,8 +340,9 @@ def _tap_blocks(
                 if panels % p == 0 and (p == 1 or p * vectors * lanes <= _GROUP))  # fmt: skip
     column_group = wide * vectors * lanes
     groups = rows.extent // row_group * (panels // wide)
-    depth = min(_DEPTH, tiles)
+    depth = min(TILE_DEPTH, tiles)
     pieces = max(1, min(-(-_TASKS // groups), tiles // depth))
+    pieces = -(-tiles // -(-tiles // pieces))  # none of them empty
     return TileBlocks(depth, column_group, column_group, row_group, pieces, register_rows, vectors)
 
 

@@ -71,9 +71,9 @@ def _with_sliding_read(equation: Equation, number: int) -> SlidingProduct | None
     sliding, other = equation.reads[number], equation.reads[1 - number]
     axes = {a.name: a for a in (*equation.axes, *equation.reduce_axes)}
     windows = _windows(equation, sliding)
-    plain = [i.single_name for i in sliding.index if i.single_name is not None]
-    names = [i.single_name for i in other.index]
-    if not windows or len(windows) + len(plain) != len(sliding.index) or None in names:
+    plain = _names(sliding, {w.dimension for w in windows})
+    names = _names(other, set())
+    if not windows or plain is None or names is None:
         return None
     if not _guards_are_padding(equation, sliding, windows) or other.fill is not None:
         return None
@@ -88,26 +88,44 @@ def _with_sliding_read(equation: Equation, number: int) -> SlidingProduct | None
         inner = [n for n in plain if n not in names]
     else:
         return None
-    across = [n for n in names if n is not None and n not in {*plain, *taps, *positions}]
+    across = [n for n in names if n not in {*plain, *taps, *positions}]
     outer = [n for n in plain if n not in inner]
     everything = [*plain, *taps, *positions, *across]
-    if len(inner) != 1 or len(across) != 1 or sorted(everything) != sorted(axes):
+    unread = [n for n in axes if n not in everything]
+    if len(inner) != 1 or len(across) != 1 or len(set(everything)) < len(everything):
+        return None
+    if any(axes[n].extent > 1 for n in unread):
         return None
     if (inner[0] in outputs) != (result == "taps") or across[0] not in outputs:
         return None
     if any((n in outputs) != (result == "positions") for n in outer):
         return None
     return SlidingProduct(
-        result, number, 1 - number, windows, tuple(axes[n] for n in outer),
+        result, number, 1 - number, windows, tuple(axes[n] for n in (*outer, *unread)),
         axes[inner[0]], axes[across[0]],
     )  # fmt: skip
+
+
+def _names(read: Read, windows: set[int]) -> list[str] | None:
+    """The axes that the other dimensions run through; None if one does anything else.
+
+    Dimensions of extent 1 may be read at a constant place.
+    """
+    found = []
+    for dimension, index in enumerate(read.index):
+        if dimension in windows or not index.terms:
+            continue
+        if index.single_name is None:
+            return None
+        found.append(index.single_name)
+    return found
 
 
 def _windows(equation: Equation, read: Read) -> tuple[Window, ...]:
     found = (
         _window(equation, dimension, index)
         for dimension, index in enumerate(read.index)
-        if index.single_name is None
+        if index.single_name is None and index.terms
     )
     return tuple(w for w in found if w is not None)
 

@@ -20,6 +20,7 @@ _TILE_EFFICIENCY = 0.9
 _TRANSFORM_COST = 3.0  # loads, stores and moves beside each operation of a transform
 _ADVANTAGE = 1.15  # tiles must win by this much, for the error that they add
 _MAX_SIZE = 6
+TILE_DEPTH = 56  # tiles summed in registers before a filter gradient is touched in memory
 _MAX_ERROR = {DType.float32: 2e-5, DType.float64: 1e-12}
 
 
@@ -49,7 +50,7 @@ def choose_tiles(equation: Equation, dtype: DType, block: BlockSizes, exact: boo
         ((a, _tile_cost(form, a)) for a in _candidates(form)), key=lambda candidate: candidate[1]
     )
     names = " x ".join(f"F({a.outputs},{a.taps})" for a in best)
-    error = error_bound(best, _chain(form), _which(form), dtype)
+    error = error_bound(best, _chain(form, best), _which(form), dtype)
     text = f"{names}: {cost / 1e9:.3g} G multiply-adds against {direct / 1e9:.3g} G"
     if cost * _ADVANTAGE > direct:
         return Choice((), f"direct: {text}")
@@ -62,9 +63,17 @@ def _which(form: SlidingProduct) -> Literal["output", "filter"]:
     return "output" if form.result == "positions" else "filter"
 
 
-def _chain(form: SlidingProduct) -> int:
-    """Products in one running sum."""
-    return form.inner.extent if form.result == "positions" else 64
+def _chain(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...]) -> int:
+    """Additions in the longest running sum: of channels, or of tiles in blocks, then of blocks."""
+    if form.result == "positions":
+        return form.inner.extent
+    return TILE_DEPTH + -(-_tile_count(form, algorithms) // TILE_DEPTH)
+
+
+def _tile_count(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...]) -> int:
+    return element_count(tuple(a.extent for a in form.outer)) * math.prod(
+        -(-w.position.extent // a.outputs) for w, a in zip(form.windows, algorithms, strict=True)
+    )
 
 
 def _candidates(form: SlidingProduct) -> list[tuple[TileAlgorithm, ...]]:
@@ -80,9 +89,7 @@ def _candidates(form: SlidingProduct) -> list[tuple[TileAlgorithm, ...]]:
 def _tile_cost(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...]) -> float:
     """Multiply-adds of the products and operations of the transforms."""
     points = math.prod(a.size for a in algorithms)
-    tiles = element_count(tuple(a.extent for a in form.outer)) * math.prod(
-        -(-w.position.extent // a.outputs) for w, a in zip(form.windows, algorithms, strict=True)
-    )
+    tiles = _tile_count(form, algorithms)
     inner, across = form.inner.extent, form.across.extent
     products = tiles * points * inner * across
     patches = tiles * (inner * _operations(algorithms, "input") + across * _operations(

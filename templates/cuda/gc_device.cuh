@@ -41,9 +41,8 @@ struct gc_random {
 #ifdef __CUDACC__
 #define GC_DEVICE static __device__ __forceinline__
 // Declares `unsigned char *name`, the shared memory whose size the launch gives, 1024-byte aligned.
-#define GC_DYNAMIC_SHARED(name)                                               \
-  extern __shared__ __align__(1024) unsigned char gc_dynamic_shared_bytes[]; \
-  unsigned char *const name = gc_dynamic_shared_bytes
+extern __shared__ __align__(1024) unsigned char gc_dynamic_shared[];
+#define GC_DYNAMIC_SHARED(name) unsigned char *const name = gc_dynamic_shared
 
 // The address of shared memory as the instructions want it.
 GC_DEVICE gc_uint32 gc_shared_address(const void *shared) {
@@ -89,10 +88,10 @@ GC_DEVICE gc_uint32 gc_swizzle(gc_uint32 offset) {
   return offset ^ (((offset >> 7) & (Bytes / 16 - (Bytes != 0))) << 4);
 }
 
-// Describes a matrix of 16-bit numbers in shared memory to gc_wgmma_bf16. With a swizzle of S bytes:
-//   depth contiguous: rows of S bytes, 8 rows an atom, `stride` bytes between atoms; `leading` unused;
-//   depth not contiguous: S bytes of rows a line, 8 lines of depth an atom, `stride` bytes between
-//   atoms along the depth, `leading` bytes between atoms along the rows.
+// Describes a matrix of 16-bit numbers in shared memory to gc_wgmma_bf16; its swizzle has S bytes.
+// Depth contiguous: rows of S bytes, 8 rows an atom, `stride` bytes from atom to atom; `leading`
+// does not matter. Rows contiguous: lines of S bytes, 8 steps of depth an atom, `stride` bytes from
+// atom to atom along the depth, `leading` bytes from atom to atom along the rows.
 template <int Swizzle>
 GC_DEVICE gc_uint64 gc_wgmma_descriptor(const void *shared, gc_uint32 stride, gc_uint32 leading) {
   static_assert(Swizzle == 32 || Swizzle == 64 || Swizzle == 128, "no such swizzle");
@@ -234,9 +233,9 @@ GC_DEVICE void gc_ldmatrix_x4_trans(gc_uint32 (&word)[4], const void *row) {
                : "memory");
 }
 
-#define GC_MMA(instruction)                                                                    \
+#define GC_MMA(instruction)                                                                   \
   asm volatile(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                               \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 
 // d += a b with a of 16 x 16 and b of 16 x 8 numbers. With g = lane / 4 and t = lane % 4:
@@ -247,7 +246,7 @@ GC_DEVICE void gc_mma_bf16(float (&d)[4], const gc_uint32 (&a)[4], const gc_uint
   GC_MMA("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32");
 }
 
-GC_DEVICE void gc_mma_half(float (&d)[4], const gc_uint32 (&a)[4], const gc_uint32 (&b)[2]) {
+GC_DEVICE void gc_mma_f16(float (&d)[4], const gc_uint32 (&a)[4], const gc_uint32 (&b)[2]) {
   GC_MMA("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32");
 }
 
@@ -259,8 +258,8 @@ GC_DEVICE void gc_mma_tf32(float (&d)[4], const gc_uint32 (&a)[4], const gc_uint
 
 // ---- Barriers in shared memory and tensor copies, sm_90 ----------------------------------------
 
-// One thread prepares a barrier for `arrivals` arrivals a phase; then gc_fence_async, then a barrier
-// of the block.
+// One thread prepares a barrier for `arrivals` arrivals a phase; then gc_fence_async, then a
+// barrier of the block.
 GC_DEVICE void gc_mbarrier_init(gc_mbarrier *barrier, gc_uint32 arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(gc_shared_address(barrier)),
                "r"(arrivals)
@@ -274,10 +273,10 @@ GC_DEVICE void gc_mbarrier_arrive(gc_mbarrier *barrier) {
 
 // Arrives, and lets the phase wait for that many more bytes of tensor copies.
 GC_DEVICE void gc_mbarrier_arrive_expect_tx(gc_mbarrier *barrier, gc_uint32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   gc_shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(gc_shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 
 // Whether the phase of this parity is over; phases are numbered from 0. May sleep for a while.
@@ -305,11 +304,11 @@ GC_DEVICE void gc_fence_async() { asm volatile("fence.proxy.async.shared::cta;" 
 
 // One thread copies the map's box that starts at these coordinates, innermost first, to shared
 // memory. Elements outside of the tensor arrive as zeros; all bytes of the box count.
-#define GC_TMA_LOAD(rank, coordinates, ...)                                                     \
-  asm volatile("cp.async.bulk.tensor." rank                                                     \
-               ".shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, " coordinates   \
-               "], [%2];" ::"r"(gc_shared_address(shared)),                                     \
-               "l"(map), "r"(gc_shared_address(barrier)), __VA_ARGS__                           \
+#define GC_TMA_LOAD(rank, coordinates, ...)                                                   \
+  asm volatile("cp.async.bulk.tensor." rank                                                   \
+               ".shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, " coordinates \
+               "], [%2];" ::"r"(gc_shared_address(shared)),                                   \
+               "l"(map), "r"(gc_shared_address(barrier)), __VA_ARGS__                         \
                : "memory")
 
 GC_DEVICE void gc_tma_load_2d(void *shared, const gc_tensor_map *map, gc_mbarrier *barrier, int c0,
@@ -370,12 +369,12 @@ GC_DEVICE void gc_wgmma_wait_group(float (&d)[Count]) {
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46" \
   ", %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61" \
   ", %62, %63"
-#define GC_NAMES_128                                                                  \
-  GC_NAMES_64                                                                         \
-  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78"       \
-  ", %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93"       \
-  ", %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107"    \
-  ", %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120"    \
+#define GC_NAMES_128                                                               \
+  GC_NAMES_64                                                                      \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78"    \
+  ", %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93"    \
+  ", %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107" \
+  ", %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120" \
   ", %121, %122, %123, %124, %125, %126, %127"
 
 #define GC_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
@@ -389,19 +388,21 @@ template <int N>
 struct gc_wgmma_width;
 
 // columns, registers = columns / 2, and the numbers of the five operands that follow them
-#define GC_WGMMA(columns, registers, p0, p1, p2, p3, p4)                                         \
-  template <>                                                                                    \
-  struct gc_wgmma_width<columns> {                                                               \
-    template <bool TransposeA, bool TransposeB>                                                  \
-    GC_DEVICE void multiply(float (&d)[registers], gc_uint64 a, gc_uint64 b, bool accumulate) {  \
-      asm volatile("{\n.reg .pred keep;\nsetp.ne.b32 keep, " p2 ", 0;\n"                         \
-                   "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 "             \
-                   "{" GC_NAMES_##registers "}, " p0 ", " p1 ", keep, 1, 1, " p3 ", " p4 ";\n}"  \
-                   : GC_D##registers(0)                                                          \
-                   : "l"(a), "l"(b), "r"((int)accumulate), "n"((int)TransposeA),                 \
-                     "n"((int)TransposeB)                                                        \
-                   : "memory");                                                                  \
-    }                                                                                            \
+#define GC_WGMMA(columns, registers, p0, p1, p2, p3, p4)                                        \
+  template <>                                                                                   \
+  struct gc_wgmma_width<columns> {                                                              \
+    template <bool TransposeA, bool TransposeB>                                                 \
+    GC_DEVICE void multiply(float (&d)[registers], gc_uint64 a, gc_uint64 b, bool accumulate) { \
+      asm volatile("{\n.reg .pred keep;\nsetp.ne.b32 keep, " p2                                 \
+                   ", 0;\n"                                                                     \
+                   "wgmma.mma_async.sync.aligned.m64n" #columns                                 \
+                   "k16.f32.bf16.bf16 "                                                         \
+                   "{" GC_NAMES_##registers "}, " p0 ", " p1 ", keep, 1, 1, " p3 ", " p4 ";\n}" \
+                   : GC_D##registers(0)                                                         \
+                   : "l"(a), "l"(b), "r"((int)accumulate), "n"((int)TransposeA),                \
+                     "n"((int)TransposeB)                                                       \
+                   : "memory");                                                                 \
+    }                                                                                           \
   };
 GC_WGMMA(16, 8, "%8", "%9", "%10", "%11", "%12")
 GC_WGMMA(32, 16, "%16", "%17", "%18", "%19", "%20")

@@ -35,11 +35,14 @@ void start_fiber(unsigned number) {
   block.ready.push_back(&fiber);
 }
 
+// The latest time of any slot: what others have seen of it is not later than its own.
 uint32_t latest_clock() {
   uint32_t latest = block.base;
-  for (const uint32_t clock : block.seen) latest = std::max(latest, clock);
+  for (const Fiber &fiber : block.fibers)
+    if (fiber.seen) latest = std::max(latest, fiber.clock());
   for (const Mbarrier &barrier : mbarriers) latest = std::max(latest, barrier.phase_clock());
-  for (const Warpgroup &group : warpgroups) latest = std::max(latest, block.base + group.committed + 1);
+  for (const Warpgroup &group : warpgroups)
+    latest = std::max(latest, block.base + group.committed + 1);
   return latest;
 }
 
@@ -215,10 +218,10 @@ void gc_emulated_atomic_add(float *address, float value, int line) {
 #define GC_CODE (static_cast<const char *>(__builtin_return_address(0)) - 1)
 #define GC_HOOK(name, bytes, writes, aligned) \
   void __tsan_##name(void *address) { touch(address, bytes, writes, aligned, 0, GC_CODE); }
-#define GC_HOOKS(bytes)                                    \
-  GC_HOOK(read##bytes, bytes, false, true)                 \
-  GC_HOOK(write##bytes, bytes, true, true)                 \
-  GC_HOOK(unaligned_read##bytes, bytes, false, false)      \
+#define GC_HOOKS(bytes)                               \
+  GC_HOOK(read##bytes, bytes, false, true)            \
+  GC_HOOK(write##bytes, bytes, true, true)            \
+  GC_HOOK(unaligned_read##bytes, bytes, false, false) \
   GC_HOOK(unaligned_write##bytes, bytes, true, false)
 GC_HOOKS(1)
 GC_HOOKS(2)
@@ -246,8 +249,10 @@ struct SourcePlace {
 void __ubsan_handle_type_mismatch_v1(const SourcePlace *place, uintptr_t address) {
   if (!block.current) return;
   const uint8_t alignment = reinterpret_cast<const uint8_t *>(place + 1)[sizeof(void *)];
-  fail((int)place->line, nullptr, "misaligned: a type of %u bytes at an address that is a multiple "
-       "of only %u", 1u << alignment, 1u << __builtin_ctzll(address));
+  fail((int)place->line, nullptr,
+       "misaligned: a type of %u bytes at an address that is a multiple "
+       "of only %u",
+       1u << alignment, 1u << __builtin_ctzll(address));
 }
 
 void __ubsan_handle_out_of_bounds(const SourcePlace *place, uintptr_t index) {

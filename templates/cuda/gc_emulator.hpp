@@ -1,7 +1,7 @@
-// The wrappers of gc_device.cuh and the CUDA words that kernels use, for a CPU: what a kernel's text
-// includes when a C++ compiler reads it. The work is done in gc_emulator.cpp, by the gc_emulated_
-// functions declared here. Loads and stores need no words: the compiler's thread sanitizer turns
-// each into a call, and gc_emulator.cpp answers these calls itself.
+// The wrappers of gc_device.cuh and the CUDA words that kernels use, for a CPU: what a kernel's
+// text includes when a C++ compiler reads it. The work is done in gc_emulator.cpp, by the
+// gc_emulated_ functions declared here. Loads and stores need no words: the compiler's thread
+// sanitizer turns each into a call, and gc_emulator.cpp answers these calls itself.
 #ifndef GC_EMULATOR_HPP
 #define GC_EMULATOR_HPP
 
@@ -16,7 +16,6 @@
 #define __device__
 #define __forceinline__ inline
 #define __grid_constant__
-#define __constant__ static
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 // One block runs at a time, so that a block's array is a static one, in a section of its own where
@@ -50,7 +49,8 @@ void gc_emulated_copy(void *shared, const void *global, unsigned bytes, bool val
 void gc_emulated_copy_commit();
 void gc_emulated_copy_wait(unsigned pending);
 void gc_emulated_load_matrices(uint32_t *word, const void *row, bool transpose, int line);
-void gc_emulated_multiply(gc_product kind, float *d, const uint32_t *a, const uint32_t *b, int line);
+void gc_emulated_multiply(gc_product kind, float *d, const uint32_t *a, const uint32_t *b,
+                          int line);
 void gc_emulated_mbarrier_init(gc_mbarrier *barrier, unsigned arrivals, int line);
 void gc_emulated_mbarrier_arrive(gc_mbarrier *barrier, unsigned bytes, int line);
 void gc_emulated_mbarrier_wait(gc_mbarrier *barrier, unsigned parity, int line);
@@ -77,13 +77,12 @@ void gc_emulated_register_budget(int line);
     type fields;                                                \
   };                                                            \
   GC_DEVICE name make_##name arguments { return name values; }
-#define GC_VECTORS_OF(name, type, size)                                                  \
-  GC_VECTOR(name##2, type, 2 * size, GC_LIST(x, y), (type x, type y), GC_VALUES(x, y))    \
+#define GC_VECTORS_OF(name, type, size)                                                     \
+  GC_VECTOR(name##2, type, 2 * size, GC_LIST(x, y), (type x, type y), GC_VALUES(x, y))      \
   GC_VECTOR(name##4, type, 4 * size, GC_LIST(x, y, z, w), (type x, type y, type z, type w), \
             GC_VALUES(x, y, z, w))
 #define GC_LIST(...) __VA_ARGS__
-#define GC_VALUES(...) \
-  { __VA_ARGS__ }
+#define GC_VALUES(...) {__VA_ARGS__}
 GC_VECTORS_OF(float, float, 4)
 GC_VECTORS_OF(int, int, 4)
 GC_VECTORS_OF(uint, unsigned, 4)
@@ -220,16 +219,13 @@ GC_DEVICE void gc_ldmatrix_x4_trans(uint32_t (&word)[4], const void *row, GC_LIN
   gc_emulated_load_matrices(word, row, true, line);
 }
 
-GC_DEVICE void gc_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                           GC_LINE) {
+GC_DEVICE void gc_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], GC_LINE) {
   gc_emulated_multiply(GC_PRODUCT_BF16, d, a, b, line);
 }
-GC_DEVICE void gc_mma_half(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                           GC_LINE) {
+GC_DEVICE void gc_mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], GC_LINE) {
   gc_emulated_multiply(GC_PRODUCT_HALF, d, a, b, line);
 }
-GC_DEVICE void gc_mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                           GC_LINE) {
+GC_DEVICE void gc_mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], GC_LINE) {
   gc_emulated_multiply(GC_PRODUCT_TF32, d, a, b, line);
 }
 
@@ -324,14 +320,14 @@ GC_DEVICE __attribute__((no_sanitize("thread"))) int gc_parameter_sizes(void (*)
 
 // Exports name_emulated, which calls a kernel, and name_parameters, which tells the bytes of each
 // parameter. It stands after the text of the kernel, in a file of its own.
-#define GC_EMULATE(name)                                                                        \
-  extern "C" __attribute__((visibility("default"), no_sanitize("thread"))) void name##_emulated( \
-      void **arguments) {                                                                       \
-    gc_call(name, arguments);                                                                   \
-  }                                                                                             \
+#define GC_EMULATE(name)                                                                          \
+  extern "C" __attribute__((visibility("default"), no_sanitize("thread"))) void name##_emulated(  \
+      void **arguments) {                                                                         \
+    gc_call(name, arguments);                                                                     \
+  }                                                                                               \
   extern "C" __attribute__((visibility("default"), no_sanitize("thread"))) int name##_parameters( \
-      unsigned *sizes) {                                                                        \
-    return gc_parameter_sizes(name, sizes);                                                     \
+      unsigned *sizes) {                                                                          \
+    return gc_parameter_sizes(name, sizes);                                                       \
   }
 
 #endif  // GC_EMULATOR_HPP

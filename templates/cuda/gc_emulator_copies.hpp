@@ -77,8 +77,10 @@ Mbarrier &find_mbarrier(const char *what, const gc_mbarrier *barrier, int line) 
   for (Mbarrier &known : mbarriers) {
     if (known.offset != offset) continue;
     if (block.current->seen[known.owner_slot] < known.owner_clock)
-      fail(line, nullptr, "race: %s uses an mbarrier, and there is no barrier after its "
-           "gc_mbarrier_init by thread %u", what, known.owner_slot - FIRST_THREAD_SLOT);
+      fail(line, nullptr,
+           "race: %s uses an mbarrier, and there is no barrier after its "
+           "gc_mbarrier_init by thread %u",
+           what, known.owner_slot - FIRST_THREAD_SLOT);
     return known;
   }
   fail(line, nullptr, "%s: gc_mbarrier_init has not been called for this mbarrier, at %s", what,
@@ -136,9 +138,9 @@ uint32_t swizzled(uint32_t offset, unsigned bytes) {
   return offset ^ (offset >> 7 & mask) << 4;
 }
 
-// Calls work(address of the row's first element, elements below the tensor's start, elements inside)
-// for each innermost row of the box, in the order in which they lie in shared memory; `inside` is 0
-// for a row that lies outside.
+// Calls work(address of the row's first element, elements below the tensor's start, elements
+// inside) for each innermost row of the box, in the order in which they lie in shared memory;
+// `inside` is 0 for a row that lies outside.
 template <class Work>
 void for_each_row(const TensorMap &map, const int64_t *start, Work work) {
   uint32_t rows = 1;
@@ -160,7 +162,8 @@ void for_each_row(const TensorMap &map, const int64_t *start, Work work) {
 
 void check_tensor_copy(const TensorMap &map, const TensorCopy &copy, int line) {
   for_each_row(map, copy.start, [&](uint32_t, uint64_t address, uint32_t from, uint32_t inside) {
-    const uint8_t *first = reinterpret_cast<const uint8_t *>(address + (uint64_t)from * map.element);
+    const uint8_t *first =
+        reinterpret_cast<const uint8_t *>(address + (uint64_t)from * map.element);
     if (inside) touch_global(first, (uint64_t)inside * map.element, false, line, nullptr);
   });
 }
@@ -169,14 +172,16 @@ void land(const TensorCopy &copy) {
   const TensorMap map = decode(copy.map);
   const uint32_t row_bytes = map.box[0] * map.element;
   std::vector<uint8_t> line(row_bytes);
-  for_each_row(map, copy.start, [&](uint32_t row, uint64_t address, uint32_t from, uint32_t inside) {
-    const uint32_t skip = from * map.element;
-    std::fill(line.begin(), line.end(), 0);
-    if (inside) memcpy(&line[skip], reinterpret_cast<uint8_t *>(address) + skip, inside * map.element);
-    for (uint32_t chunk = 0; chunk < row_bytes; chunk += CHUNK)
-      memcpy(shared_byte(swizzled(copy.offset + row * row_bytes + chunk, map.swizzle)), &line[chunk],
-             CHUNK);
-  });
+  for_each_row(
+      map, copy.start, [&](uint32_t row, uint64_t address, uint32_t from, uint32_t inside) {
+        const uint32_t skip = from * map.element;
+        std::fill(line.begin(), line.end(), 0);
+        if (inside)
+          memcpy(&line[skip], reinterpret_cast<uint8_t *>(address) + skip, inside * map.element);
+        for (uint32_t chunk = 0; chunk < row_bytes; chunk += CHUNK)
+          memcpy(shared_byte(swizzled(copy.offset + row * row_bytes + chunk, map.swizzle)),
+                 &line[chunk], CHUNK);
+      });
   Mbarrier &barrier = mbarriers[copy.barrier];
   barrier.bytes -= box_bytes(map);
   end_phase_if_complete(barrier);
@@ -227,8 +232,8 @@ void gc_emulated_mbarrier_init(gc_mbarrier *barrier, unsigned arrivals, int line
   if (!arrivals) fail(line, nullptr, "gc_mbarrier_init for 0 arrivals");
   const Clocks nothing(block.slots);
   const unsigned slot = (unsigned)mbarriers.size();
-  mbarriers.push_back(Mbarrier{offset, slot, arrivals, arrivals, 0, 0, self.slot(), self.clock(),
-                               nothing, nothing, {}});
+  mbarriers.push_back(Mbarrier{
+      offset, slot, arrivals, arrivals, 0, 0, self.slot(), self.clock(), nothing, nothing, {}});
   self.tick();
 }
 

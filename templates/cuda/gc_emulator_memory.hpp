@@ -2,7 +2,6 @@
 // has somebody written what is read, and is there a barrier between two threads that share a byte?
 #pragma once
 
-#include <dlfcn.h>
 #include <link.h>
 
 #include "gc_emulator_threads.hpp"
@@ -38,7 +37,7 @@ struct Actor {
 };
 
 struct Memory {
-  uint8_t *dynamic, *image_start, *image_end;
+  uint8_t *dynamic, *constants, *constants_end;
   size_t static_bytes, dynamic_bytes;
   uint32_t dynamic_offset;  // static arrays come first in the window of shared addresses
   std::vector<Granule> granules;
@@ -106,7 +105,8 @@ bool is_fenced(const Actor &actor, const Cell &cell) {
   if (other.slot < FIRST_THREAD_SLOT)
     fail(line, code, "race: %s %s while gc_wgmma_bf16 may still read it", verb, name.c_str());
   if (other.clock == UNDER_WAY)
-    fail(line, code, "race: %s %s while an asynchronous copy of thread %u is writing it; "
+    fail(line, code,
+         "race: %s %s while an asynchronous copy of thread %u is writing it; "
          "gc_cp_async_wait_group is missing or lets one group too many be under way",
          verb, name.c_str(), thread);
   fail(line, code, "race: %s %s, which thread %u %s with no barrier in between", verb, name.c_str(),
@@ -136,11 +136,13 @@ void touch_granule(uint32_t number, unsigned bytes, bool writes, const Actor &ac
     fail_race(last, true, writes, number * GRANULE, line, code);
   if (!writes) {
     if (last.clock <= block.base)
-      fail(line, code, "reads %s, which nothing has written", shared_name(number * GRANULE).c_str());
+      fail(line, code, "reads %s, which nothing has written: is a barrier missing?",
+           shared_name(number * GRANULE).c_str());
     if (actor.async && !is_fenced(actor, last))
-      fail(line, code, "reads %s through the asynchronous proxy, but thread %u wrote it as usual: "
-           "gc_fence_async is missing", shared_name(number * GRANULE).c_str(),
-           last.slot - FIRST_THREAD_SLOT);
+      fail(line, code,
+           "reads %s through the asynchronous proxy, but thread %u wrote it as usual: "
+           "gc_fence_async is missing",
+           shared_name(number * GRANULE).c_str(), last.slot - FIRST_THREAD_SLOT);
     return record_read(granule, cell, actor);
   }
   for (const Cell &read : granule.reads)
@@ -172,8 +174,8 @@ const Region *find_region(const uint8_t *address) {
 
 // What lies nearest to an address outside of everything that the kernel was given.
 std::string describe_outside(const uint8_t *address) {
-  const std::pair<const uint8_t *, size_t> shared[] = {
-      {memory.dynamic, memory.dynamic_bytes}, {__start_gc_shared, memory.static_bytes}};
+  const std::pair<const uint8_t *, size_t> shared[] = {{memory.dynamic, memory.dynamic_bytes},
+                                                       {__start_gc_shared, memory.static_bytes}};
   const char *names[] = {"the dynamic shared memory", "the __shared__ arrays"};
   uint64_t best = 1 << 20;
   std::string text = "far from all that the kernel was given";
@@ -185,7 +187,8 @@ std::string describe_outside(const uint8_t *address) {
     text = std::to_string(distance) + " bytes " + (before ? "before" : "past the end of ") +
            (before ? " " : "") + name + " of " + std::to_string(bytes) + " bytes";
   };
-  for (int kind = 0; kind < 2; kind++) consider(shared[kind].first, shared[kind].second, names[kind]);
+  for (int kind = 0; kind < 2; kind++)
+    consider(shared[kind].first, shared[kind].second, names[kind]);
   for (uint32_t number = 0; number < block.launch->region_count; number++) {
     const Region &region = block.launch->regions[number];
     consider(region.address, region.bytes,
@@ -206,7 +209,8 @@ void touch_global(const uint8_t *address, uint64_t bytes, bool writes, int line,
   if (!region) fail_outside(address, bytes, writes, line, code);
   const uint64_t offset = address - region->address;
   if (offset + bytes > region->bytes)
-    fail_outside(region->address + region->bytes, offset + bytes - region->bytes, writes, line, code);
+    fail_outside(region->address + region->bytes, offset + bytes - region->bytes, writes, line,
+                 code);
   uint8_t *written = region->written + offset;
   if (writes) {
     memset(written, 1, bytes);
@@ -237,11 +241,11 @@ void touch(const void *address, uint64_t bytes, bool writes, bool aligned, int l
     fail(line, code, "runs on and on: %llu loads and stores without waiting once",
          (unsigned long long)MANY_ACCESSES);
   const Place place = find_shared(address);
-  if (!place.found && !writes && byte >= memory.image_start && byte < memory.image_end) return;
-  if (aligned && (place.found || find_region(byte))) check_aligned(address, (unsigned)bytes, line, code);
+  if (!place.found && !writes && byte >= memory.constants && byte < memory.constants_end) return;
+  if (aligned && (place.found || find_region(byte)))
+    check_aligned(address, (unsigned)bytes, line, code);
   if (!place.found) return touch_global(byte, bytes, writes, line, code);
-  if (bytes > place.room)
-    fail_outside(byte + place.room, bytes - place.room, writes, line, code);
+  if (bytes > place.room) fail_outside(byte + place.room, bytes - place.room, writes, line, code);
   touch_shared(place.offset, (uint32_t)bytes, writes, self_actor(), line, code);
 }
 
@@ -261,17 +265,20 @@ uint32_t expect_shared(const char *what, const void *address, uint32_t bytes, un
 
 // ---- A launch and its blocks -------------------------------------------------------------------
 
-int remember_image(dl_phdr_info *info, size_t, void *inside) {
+// Finds the constants of this library: its segments that nobody can write.
+int remember_constants(dl_phdr_info *info, size_t, void *code) {
+  uint8_t *const base = reinterpret_cast<uint8_t *>(info->dlpi_addr);
+  uint8_t *last = base;
+  bool ours = false;
   for (int part = 0; part < info->dlpi_phnum; part++) {
-    if (info->dlpi_phdr[part].p_type != PT_LOAD) continue;
-    uint8_t *start = reinterpret_cast<uint8_t *>(info->dlpi_addr + info->dlpi_phdr[part].p_vaddr);
-    uint8_t *end = start + info->dlpi_phdr[part].p_memsz;
-    if (inside < start || inside >= end) continue;
-    memory.image_start = reinterpret_cast<uint8_t *>(info->dlpi_addr);
-    memory.image_end = end;
-    return 1;
+    const auto &segment = info->dlpi_phdr[part];
+    uint8_t *const start = base + segment.p_vaddr, *const end = start + segment.p_memsz;
+    if (segment.p_type != PT_LOAD || segment.p_flags & PF_W) continue;
+    ours |= code >= start && code < end;
+    last = std::max(last, end);
   }
-  return 0;
+  if (ours) memory.constants = base, memory.constants_end = last;
+  return ours;
 }
 
 void poison_shared() {
@@ -282,19 +289,21 @@ void poison_shared() {
 bool open_memory() {
   memory.static_bytes = __start_gc_shared ? __stop_gc_shared - __start_gc_shared : 0;
   memory.dynamic_bytes = block.launch->shared_bytes;
-  memory.dynamic_offset =
-      (uint32_t)(memory.static_bytes + DYNAMIC_ALIGNMENT - 1) / DYNAMIC_ALIGNMENT * DYNAMIC_ALIGNMENT;
+  memory.dynamic_offset = (uint32_t)(memory.static_bytes + DYNAMIC_ALIGNMENT - 1) /
+                          DYNAMIC_ALIGNMENT * DYNAMIC_ALIGNMENT;
   const size_t bytes = memory.dynamic_offset + memory.dynamic_bytes;
   if (bytes > SHARED_LIMIT) {
-    report_block(0, "it asks for %zu bytes of shared memory (%zu in __shared__ arrays), "
-                 "at most %u can be had", bytes, memory.static_bytes, SHARED_LIMIT);
+    report_block(0,
+                 "it asks for %zu bytes of shared memory (%zu in __shared__ arrays), "
+                 "at most %u can be had",
+                 bytes, memory.static_bytes, SHARED_LIMIT);
     return false;
   }
   const size_t rounded = (memory.dynamic_bytes / DYNAMIC_ALIGNMENT + 1) * DYNAMIC_ALIGNMENT;
   memory.dynamic = static_cast<uint8_t *>(aligned_alloc(DYNAMIC_ALIGNMENT, rounded));
   memory.granules.assign(bytes / GRANULE + 1, Granule{});
   memory.last_region = nullptr;
-  dl_iterate_phdr(remember_image, &memory);
+  dl_iterate_phdr(remember_constants, reinterpret_cast<void *>(&poison_shared));
   return true;
 }
 

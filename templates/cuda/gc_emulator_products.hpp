@@ -136,8 +136,10 @@ void read_matrix(const Layout &layout, uint32_t rows, float *matrix, const Actor
     for (uint32_t depth = 0; depth < 16; depth++) {
       const uint32_t offset = layout.element(row, depth);
       if (offset + 2 > end)
-        fail(line, nullptr, "out of bounds: gc_wgmma_bf16 reads %zu bytes past the end of shared "
-             "memory, for row %u, depth %u", offset + 2 - end, row, depth);
+        fail(line, nullptr,
+             "out of bounds: gc_wgmma_bf16 reads %zu bytes past the end of shared "
+             "memory, for row %u, depth %u",
+             offset + 2 - end, row, depth);
       touch_granule(offset / GRANULE, 3, false, actor, line, nullptr);
       gc_uint16 bits;
       memcpy(&bits, shared_byte(offset), 2);

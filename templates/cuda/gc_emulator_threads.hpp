@@ -4,6 +4,7 @@
 // of a thread tells, for each slot, up to which of its times everything is known to have happened.
 #pragma once
 
+#include <dlfcn.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -17,7 +18,8 @@
 
 #include "gc_device.cuh"
 
-#if !defined(__x86_64__)
+#if !defined(__x86_64__) || defined(GC_PORTABLE_SWITCH)
+#define GC_PORTABLE_SWITCH 1
 #include <ucontext.h>
 #endif
 
@@ -27,7 +29,7 @@ constexpr unsigned WARP = 32, WARPGROUP = 128, MAX_THREADS = 1024, NAMED_BARRIER
 constexpr unsigned MBARRIERS = 64, WARPGROUPS = MAX_THREADS / WARPGROUP;
 constexpr unsigned FIRST_WARPGROUP_SLOT = MBARRIERS, FIRST_THREAD_SLOT = MBARRIERS + WARPGROUPS;
 constexpr size_t STACK_BYTES = 256 << 10, PAGE_BYTES = 4 << 10;
-constexpr uint64_t MANY_ACCESSES = 1ull << 31;  // about ten seconds without waiting once
+constexpr uint64_t MANY_ACCESSES = 1 << 26;  // of one thread without waiting once: about a second
 
 using Clocks = std::vector<uint32_t>;
 
@@ -58,7 +60,7 @@ struct Failure {
 
 // ---- Switching between stacks ------------------------------------------------------------------
 
-#if defined(__x86_64__)
+#ifndef GC_PORTABLE_SWITCH
 struct Context {
   void *stack_pointer;
 };
@@ -195,7 +197,9 @@ void report(int line, const void *code, const char *format, va_list values) {
   block.failed = true;
   vsnprintf(failure.what, sizeof failure.what, format, values);
   failure.line = line;
-  failure.offset = reinterpret_cast<uintptr_t>(code);
+  Dl_info image;
+  if (code && dladdr(code, &image))
+    failure.offset = static_cast<const uint8_t *>(code) - static_cast<uint8_t *>(image.dli_fbase);
   failure.block = block.index;
   failure.in_thread = block.current != nullptr;
   if (block.current) failure.thread = block.current->index;
@@ -278,8 +282,9 @@ void meet(std::vector<Meeting> &meetings, unsigned size, const char *what, int l
          block.threads);
   Meeting &meeting = meetings[group];
   if (meeting.arrived && (meeting.line != line || strcmp(meeting.what, what)))
-    fail(line, nullptr, "divergent warp: it comes to %s here, others of its %s wait for %s at line %d",
-         what, size == WARP ? "warp" : "warpgroup", meeting.what, meeting.line);
+    fail(line, nullptr,
+         "divergent warp: it comes to %s here, others of its %s wait for %s at line %d", what,
+         size == WARP ? "warp" : "warpgroup", meeting.what, meeting.line);
   meeting.what = what;
   meeting.line = line;
   meeting.argument[self.number - first] = argument;

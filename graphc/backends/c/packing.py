@@ -9,7 +9,7 @@ from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.printer import condition_text, index_text, scalar_text
 from graphc.ir.index import Index
 from graphc.ir.loops import Pack
-from graphc.ir.scalar import Load
+from graphc.ir.scalar import Call, Condition, Inside, Load, Number, Scalar
 from graphc.ir.types import Axis, element_count
 
 
@@ -38,7 +38,7 @@ def pack_lines(
         test = " && ".join(condition_text(c) for c in pack.conditions)
         value = f"({test}) ? {value} : 0"
     if pack.order == "lanes":
-        return _lanes(pack, heads, width, count, depth, value, size)
+        return _lanes(pack, heads, width, count, depth, value, size, lanes)
     if pack.order == "transposed":
         return _transposed(pack, heads, width, count, lanes)
     if pack.order == "vectors":
@@ -56,6 +56,30 @@ def pack_lines(
         *(f"  {line}" for line in inner),
         "}",
     ]
+
+
+def vector_move(value: Scalar, axis: str, tests: Sequence[Condition] = ()) -> str | None:
+    """``to[0 .. LANES - 1]`` from neighbours along an axis, or zeros; None if they are not.
+
+    Whole vectors, not a loop: gcc 12 turns a short loop of conditional loads into wrong code.
+    """
+    conditions = list(tests)
+    if isinstance(value, Call) and value.function == "select":
+        inside, taken, other = value.arguments
+        if not isinstance(inside, Inside) or not isinstance(other, Number) or other.value:
+            return None
+        conditions += inside.conditions
+        value = taken
+    if not isinstance(value, Load) or value.offset.coefficient(axis) != 1:
+        return None
+    bent = any(not isinstance(a, str) and axis in a.inner.names for a, _ in value.offset.terms)
+    if bent or any(axis in c.index.names for c in conditions):
+        return None
+    move = f"*(vector *)to = *(const vector *)&{scalar_text(value)};"
+    if not conditions:
+        return move
+    test = " && ".join(condition_text(c) for c in conditions)
+    return f"if ({test}) {move} else *(vector *)to = (vector){{0}};"
 
 
 def _pointer(pack: Pack) -> str:
@@ -76,25 +100,13 @@ def _stepping(heads: Sequence[str], step: str) -> list[str]:
 
 
 def _lanes(
-    pack: Pack, heads: Sequence[str], width: str, count: str, depth: str, value: str, size: int
-) -> list[str]:
+    pack: Pack, heads: Sequence[str], width: str, count: str, depth: str, value: str, size: int,
+    lanes: int,
+) -> list[str]:  # fmt: skip
     """Runs of neighbouring lanes, the last lane axis innermost."""
     last = pack.lanes[-1]
     outer = decode_lines("flat / " + str(last.extent), pack.lanes[:-1], value)
-    copy = f"{{ const long {last.name} = start + at; to[at] = {value}; }}"
-    whole = size % last.extent == 0
-    moves = [f"for (long at = 0; at < {last.extent}; at++) {copy}"] if whole else [
-        f"if (run == {width}) for (long at = 0; at < {width}; at++) {copy}",
-        f"else for (long at = 0; at < run; at++) {copy}",
-    ]  # fmt: skip
-    run = (
-        [f"const long start = 0, run = {last.extent};"]
-        if whole
-        else [
-            f"const long start = flat % {last.extent};",
-            f"const long run = gc_min({width} - lane, {last.extent} - start);",
-        ]
-    )
+    moves, run = _run_of_lanes(pack, value, width, size, lanes)
     return [
         f"for (long lane = 0; lane < {width};) {{",
         f"  {_pointer(pack)} to = target + lane;",
@@ -112,22 +124,45 @@ def _lanes(
     ]
 
 
+def _run_of_lanes(
+    pack: Pack, value: str, width: str, size: int, lanes: int
+) -> tuple[list[str], list[str]]:
+    """Statements that copy one run, and the declarations of where it starts and how long it is."""
+    last = pack.lanes[-1]
+    if size % last.extent:
+        copy = f"{{ const long {last.name} = start + at; to[at] = {value}; }}"
+        moves = [
+            f"if (run == {width}) for (long at = 0; at < {width}; at++) {copy}",
+            f"else for (long at = 0; at < run; at++) {copy}",
+        ]
+        start = f"const long start = flat % {last.extent};"
+        return moves, [start, f"const long run = gc_min({width} - lane, {last.extent} - start);"]
+    run = [f"const long run = {last.extent};"]
+    move = vector_move(pack.value, last.name, pack.conditions) if last.extent == lanes else None
+    if move:
+        return [f"{{ const long {last.name} = 0; {move} }}"], run
+    copy = f"{{ const long {last.name} = at; to[at] = {value}; }}"
+    return [f"for (long at = 0; at < {last.extent}; at++) {copy}"], run
+
+
 def _vectors(
     pack: Pack, heads: Sequence[str], width: str, count: str, depth: str, value: str, lanes: int
 ) -> list[str]:
     """target[depth / LANES][width][LANES]: vectors of neighbouring depth as they are."""
     name = _axis_of(heads[-1])
+    move = vector_move(pack.value, name, pack.conditions)
     moved = re.sub(rf"\b{name}\b", "vector_start", heads[-1])
-    inner = _nested(
-        [*heads[:-1], *_stepping([moved], "LANES")],
-        [
+    if move:
+        inner = _nested(_stepping(heads, "LANES"), [move, f"to += {width} * LANES;"])
+    else:
+        element = [
             "for (long at = 0; at < LANES; at++) {",
             f"  const long {name} = vector_start + at;",
             f"  to[at] = {value};",
             "}",
             f"to += {width} * LANES;",
-        ],
-    )
+        ]
+        inner = _nested([*heads[:-1], *_stepping([moved], "LANES")], element)
     return [
         f"for (long lane = 0; lane < {width}; lane++) {{",
         f"  {_pointer(pack)} to = target + lane * LANES;",

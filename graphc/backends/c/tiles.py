@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from graphc.backends.c.contraction import PAGE
 from graphc.backends.c.mapping import TYPES
-from graphc.backends.c.packing import decode_lines
+from graphc.backends.c.packing import decode_lines, vector_move
 from graphc.backends.c.printer import condition_text, scalar_text, statement_lines
 from graphc.backends.c.transform import Position, transform_lines
 from graphc.backends.templating import render
@@ -177,13 +177,25 @@ def _patch_transform(patch: Patch, dtype: DType, lanes: int) -> _Transform:
 
 
 def _gather(patch: Patch) -> list[str]:
-    """Copy a patch element by element, zeros where it leaves the operand."""
-    axes = (*patch.positions, patch.lane)
+    """Copy a patch vector by vector or element by element, zeros where it leaves the operand."""
+    move = vector_move(patch.value, patch.lane.name)
+    axes = patch.positions if move else (*patch.positions, patch.lane)
     lines = [
         f"{'  ' * d}for (long {a.name} = 0; {a.name} < {a.extent}; {a.name}++)"
         for d, a in enumerate(axes)
     ]
-    return [*lines, f"{'  ' * len(axes)}*to++ = {scalar_text(patch.value)};"]
+    pad = "  " * len(axes)
+    if not move:
+        place = _flat_text(axes)
+        return [*lines, f"{pad}patch[{place}] = {scalar_text(patch.value)};"]
+    place = _flat_text((*axes, patch.lane)).replace(f" + {patch.lane.name}", "")
+    return [
+        *lines, f"{pad}{{",
+        f"{pad}  const long {patch.lane.name} = 0;",
+        f"{pad}  {TYPES[patch.value.dtype]} *restrict to = patch + {place};",
+        f"{pad}  {move}",
+        f"{pad}}}",
+    ]  # fmt: skip
 
 
 def _restore(body: TileProduct, lanes: int) -> _Transform:

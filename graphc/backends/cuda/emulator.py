@@ -37,35 +37,36 @@ _ALIGNMENT = 256
 _MOST_PARAMETERS = 512
 _TENSOR_MAP = struct.Struct("<Q5I5I5QBBBBI")
 _TENSOR_MAP_MAGIC = 0x70616D67
+_ONE_LAUNCH = threading.Lock()  # a library runs one block at a time, whoever loaded it
 
 
 class _Index(ctypes.Structure):
-    _fields_ = [("x", ctypes.c_uint32), ("y", ctypes.c_uint32), ("z", ctypes.c_uint32)]
+    _fields_ = (("x", ctypes.c_uint32), ("y", ctypes.c_uint32), ("z", ctypes.c_uint32))
 
     def extent(self) -> Extent:
         return (int(self.x), int(self.y), int(self.z))
 
 
 class _Region(ctypes.Structure):
-    _fields_ = [
+    _fields_ = (
         ("address", ctypes.c_uint64), ("bytes", ctypes.c_uint64),
         ("written", ctypes.c_uint64), ("parameter", ctypes.c_uint64),
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 class _Launch(ctypes.Structure):
-    _fields_ = [
+    _fields_ = (
         ("call", ctypes.c_void_p), ("arguments", ctypes.c_void_p), ("regions", ctypes.c_void_p),
         ("seed", ctypes.c_uint64), ("region_count", ctypes.c_uint32),
         ("shared_bytes", ctypes.c_uint32), ("grid", _Index), ("block", _Index),
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 class _Failure(ctypes.Structure):
-    _fields_ = [
+    _fields_ = (
         ("what", ctypes.c_char * 1024), ("offset", ctypes.c_uint64), ("block", _Index),
         ("thread", _Index), ("line", ctypes.c_int32), ("in_thread", ctypes.c_int32),
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class _Recorded:
 class Emulator:
     """A device that runs kernels on this processor, checks each of their steps, and forgives none.
 
-    Threads and blocks run in an order drawn from ``seed``, else from GRAPHC_EMULATOR_SEED, else from
+    Threads and blocks run in an order drawn from ``seed``, else from GRAPHC_EMULATOR_SEED, else by
     chance; the results of a correct kernel do not depend on it. New memory is poison.
     """
 
@@ -109,7 +110,6 @@ class Emulator:
         self._kernels: list[_Loaded] = []
         self._graphs: list[tuple[_Recorded, ...]] = []
         self._recording: list[_Recorded] | None = None
-        self._lock = threading.Lock()
 
     def allocate(self, size: int) -> DeviceMemory:
         """New memory of so many bytes, poisoned and marked as not written."""
@@ -196,7 +196,7 @@ class Emulator:
         if self._recording is not None:
             self._recording.append(recorded)
             return
-        with self._lock:
+        with _ONE_LAUNCH:
             self._run(loaded, recorded)
 
     def begin_capture(self) -> None:

@@ -1,0 +1,1 @@
+"""Measurements of graphc against other systems; `cpu/run.py` is where to start."""

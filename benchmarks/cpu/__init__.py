@@ -1,0 +1,1 @@
+"""The CPU suite: `run.py` starts it, `cases.py` says what is measured, `workers/` holds who."""
