@@ -23,12 +23,14 @@ from graphc.lower.nest import NestPlan, map_statement
 from graphc.lower.reduction import Stage
 from graphc.passes.classify import Factor, Factors
 
-_DEPTH_BLOCK = 768  # rows of a packed column panel that stay in the second-level cache
-_RESIDENT_BYTES = 64 << 20  # a factor up to this size is packed once and shared
+_DEPTH_BLOCK = 256  # rows of a packed column panel that stay in the second-level cache
+_RESIDENT_BYTES = 64 << 20  # a factor up to this size may be packed once and shared
+_SMALL_BYTES = 4 << 20  # up to this size it always is; beyond, if more tasks would repeat it
+_REPEATS = 10
 _ROW_BLOCK = {"rows": 512, "columns": 128, "none": 256}
 _PANELS = {"rows": 4, "columns": 16, "none": 8}
-_TASKS = 24
-_PIECES_UP_TO = 16
+_TASKS = 16
+_MOST_PIECES = 16
 _SHORT_RUN = 8
 
 
@@ -43,12 +45,13 @@ def build_contraction(plan: NestPlan, factors: Factors, block: BlockSizes) -> Co
         leader, factors.columns, factors.column_axes, depth, plan.namer, lanes, "columns"
     )
     split, cut = _split_depth(depth.axes, lanes)
-    resident = _resident(factors, depth.axes, dtype)
-    row_block, panels, tasks = _task_size(factors, block, dtype, resident)
+    resident = _resident(factors, depth.axes, dtype, block)
+    blocks = _count(depth.axes[:split]) * -(-depth.axes[split].extent // cut)
+    row_block, panels, pieces = _task_size(factors, block, dtype, resident, blocks)
     epilogue_rows, epilogue_columns, statements = _epilogue(plan, factors)
     return Contraction(
         tuple(a for a in factors.batch if a.extent > 1), depth.axes, rows, columns, split, cut,
-        resident, row_block, panels, _piece_count(depth.axes, split, cut, tasks),
+        resident, row_block, panels, pieces,
         epilogue_rows.axes, epilogue_columns.axes, statements, dtype,
     )  # fmt: skip
 
@@ -130,42 +133,48 @@ def _split_depth(axes: tuple[Axis, ...], lanes: int) -> tuple[int, int]:
 
 
 def _resident(
-    factors: Factors, depth: tuple[Axis, ...], dtype: DType
+    factors: Factors, depth: tuple[Axis, ...], dtype: DType, block: BlockSizes
 ) -> Literal["rows", "columns", "none"]:
-    """The smaller factor, if it is small enough to be packed whole."""
+    """The smaller factor, if it is small or would be packed again for many tasks."""
     shared = _count(factors.batch) * _count(depth) * dtype.size
     rows, columns = _count(factors.row_axes) * shared, _count(factors.column_axes) * shared
     if min(rows, columns) > _RESIDENT_BYTES:
+        return "none"
+    repeats = (
+        _count(factors.column_axes) / (_PANELS["none"] * block.columns(dtype))
+        if rows <= columns
+        else _count(factors.row_axes) / _ROW_BLOCK["none"]
+    )
+    if min(rows, columns) > _SMALL_BYTES and repeats <= _REPEATS:
         return "none"
     return "rows" if rows <= columns else "columns"
 
 
 def _task_size(
-    factors: Factors, block: BlockSizes, dtype: DType, resident: str
+    factors: Factors, block: BlockSizes, dtype: DType, resident: str, depth_blocks: int
 ) -> tuple[int, int, int]:
-    """Rows and column panels of one task, as large as caches allow but enough tasks to share, and
-    the number of tasks.
+    """Rows and column panels of one task, and in how many pieces the depth is summed.
+
+    Tasks are as large as caches allow. Where that leaves too few to share among cores, a long
+    depth is cut into pieces first, then tasks are made smaller.
     """
     row_panels = -(-_count(factors.row_axes) // block.rows)
     column_panels = -(-_count(factors.column_axes) // block.columns(dtype))
     batch = _count(factors.batch)
     row_block = min(row_panels, _ROW_BLOCK[resident] // block.rows)
     panels = min(column_panels, _PANELS[resident])
+    most = max(1, min(_MOST_PIECES, depth_blocks // 2))
 
     def tasks() -> int:
         return batch * -(-row_panels // row_block) * -(-column_panels // panels)
 
-    while tasks() < _TASKS and (panels > 1 if resident == "rows" else row_block > 1):
-        panels, row_block = (
-            (panels // 2, row_block) if resident == "rows" else (panels, row_block // 2)
-        )
-    return row_block * block.rows, panels, tasks()
-
-
-def _piece_count(depth: tuple[Axis, ...], split: int, cut: int, tasks: int) -> int:
-    """Few tasks share a long depth: in as many pieces as keep all cores busy."""
-    blocks = _count(depth[:split]) * -(-depth[split].extent // cut)
-    return max(1, min(_PIECES_UP_TO // tasks, blocks // 2)) if tasks < _PIECES_UP_TO else 1
+    while tasks() * most < _TASKS and (panels > 1 if resident == "rows" else row_block > 1):
+        if resident == "rows":
+            panels //= 2
+        else:
+            row_block //= 2
+    pieces = min(most, -(-_TASKS // tasks())) if tasks() < _TASKS else 1
+    return row_block * block.rows, panels, pieces
 
 
 def _count(axes: Sequence[Axis]) -> int:

@@ -8,7 +8,7 @@ from graphc.ir.index import Index, axis_index
 from graphc.ir.loops import Assign, Declare, Loop, Statement, When
 from graphc.ir.scalar import Call, Element, Name, Number
 from graphc.ir.types import Axis, element_count
-from graphc.lower.access import Access, Merged
+from graphc.lower.access import Access, Merged, substitute_conditions
 from graphc.lower.names import Namer
 from graphc.lower.reduction import (
     SHORT_WINDOW,
@@ -20,7 +20,8 @@ from graphc.lower.reduction import (
     window_item,
 )
 
-_LANES = 32  # float64 accumulators that fit the vector registers
+_LANES = 512  # accumulators that stay in the first-level cache
+_LANE_TASKS = 8
 
 
 def lane_axis(
@@ -32,18 +33,28 @@ def lane_axis(
         return None
     first, last = reductions[0][0], merged.axes[-1]
     window = element_count(tuple(a.extent for a in first.equation.reduce_axes))
-    lanes = next((n for n in range(_LANES, 7, -1) if last.extent % n == 0), 0)
+    outside = element_count(tuple(a.extent for a in merged.axes[:-1]))
+    most = min(_LANES, max(32, last.extent * outside // _LANE_TASKS))
+    lanes = next((n for n in range(most, 7, -1) if last.extent % n == 0), 0)
     if window <= SHORT_WINDOW or not lanes:
         return None
+    moved = substitute_conditions(first.conditions, merged.values)
+    if any(last.name in c.index.names for c in moved):
+        return None
     inner = merge_window(first, merged, namer).axes
+    runs: list[bool] = []
     for read in first.reads:
         if not isinstance(read, Access):
             return None
         offset = read.offset.substitute(merged.values)
         if offset.coefficient(last.name) not in (0, 1) or not offset.is_affine:
             return None
-        if inner and abs(offset.coefficient(inner[-1].name)) == 1:
+        beside = abs(offset.coefficient(inner[-1].name)) == 1 if inner else False
+        if beside and offset.coefficient(last.name) == 1:
             return None
+        runs.append(offset.coefficient(last.name) == 1)
+    if not any(runs):
+        return None
     return Axis(f"{last.name}", last.extent // lanes), Axis(namer.axis(f"{last.name}_lane"), lanes)
 
 

@@ -151,3 +151,44 @@ def _guards_are_padding(equation: Equation, sliding: Read, windows: tuple[Window
     shape = equation.operands[sliding.operand]
     padding = {Guard(sliding.index[w.dimension], 0, shape[w.dimension]) for w in windows}
     return all(guard in padding for guard in equation.guards) and sliding.fill in (None, 0)
+
+
+@dataclass(frozen=True)
+class ChannelRoles:
+    """The axes of a convolution that run through arrays of pixels: (read, axis), and the result's
+    axis where the result is such an array.
+    """
+
+    reads: tuple[tuple[int, str], ...]
+    result: str | None
+
+
+@lru_cache(maxsize=4096)
+def channel_roles(equation: Equation) -> ChannelRoles | None:
+    """The channels of any sliding window, strided and dilated ones too; None without a window.
+
+    The sliding read is the one with a dimension where two axes meet; its channel is the axis that
+    it alone, or with the filters, runs through in a dimension of its own.
+    """
+    if equation.reduction != "sum" or len(equation.reads) != 2 or equation.positions:
+        return None
+    bent = [k for k, r in enumerate(equation.reads) if any(len(i.terms) > 1 for i in r.index)]
+    if len(bent) != 1 or not all(i.is_affine for r in equation.reads for i in r.index):
+        return None
+    sliding, other = equation.reads[bent[0]], equation.reads[1 - bent[0]]
+    plain = {i.single_name for i in sliding.index} - {None}
+    names = {i.single_name for i in other.index} - {None}
+    moving = set().union(*(i.names for i in sliding.index if i.single_name is None))
+    outputs = {a.name for a in equation.axes}
+    to_filters = sorted(n for n in (plain & names) - outputs if n)
+    across = sorted(n for n in (names & outputs) - plain - moving if n)
+    alone = sorted(n for n in (plain & outputs) - names if n)
+    if len(across) != 1:
+        return None
+    if len(to_filters) == 1 and sliding.index and len(alone) <= 1:
+        filters = not any(i.single_name in moving & outputs for i in other.index)
+        if filters:
+            return ChannelRoles(((bent[0], to_filters[0]),), across[0])
+    if len(alone) == 1 and moving & outputs:
+        return ChannelRoles(((bent[0], alone[0]), (1 - bent[0], across[0])), None)
+    return None

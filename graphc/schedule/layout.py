@@ -10,14 +10,14 @@ from graphc.ir.layout import blocked
 from graphc.ir.loops import BlockSizes
 from graphc.ir.schedule import Buffer, KernelPlan
 from graphc.passes.classify import memory_bases
-from graphc.passes.sliding import sliding_product
+from graphc.passes.sliding import channel_roles
 
 
 def assign_layouts(
     graph: Graph, kernels: Sequence[KernelPlan], buffers: Sequence[Buffer],
     places: Mapping[Node, int], block: BlockSizes,
 ) -> list[Buffer]:  # fmt: skip
-    """Tiled kernels want vectors along the axes that they multiply; whoever shares a kernel with
+    """Convolutions want vectors along the axes that they multiply; whoever shares a kernel with
     such an array follows. Arrays that users see, and those seen through a reshape, stay row-major.
     """
     wishes: dict[int, set[tuple[int, int]]] = {}
@@ -36,22 +36,19 @@ def assign_layouts(
 
 
 def _wishes(kernel: KernelPlan, places: Mapping[Node, int]) -> list[tuple[int, int]]:
-    """(buffer, dimension) of the arrays that a tiled kernel reads or writes in vectors."""
+    """(buffer, dimension) of the arrays that a convolution reads or writes in vectors."""
     leader = kernel.nodes[0]
     equation = leader.op_equation()
-    product = sliding_product(equation) if kernel.strategy == "tiles" else None
-    if product is None:
+    roles = channel_roles(equation) if kernel.strategy != "nest" else None
+    if roles is None:
         return []
-    reads = [(product.sliding, product.inner.name)]
-    if product.result == "taps":
-        reads.append((product.other, product.across.name))
     found = []
-    for number, axis in reads:
+    for number, axis in roles.reads:
         read = equation.reads[number]
         names = [index.single_name for index in read.index]
         found.append((places[leader.inputs[read.operand]], names.index(axis)))
-    if product.result == "positions":
-        across = [a.name for a in equation.axes].index(product.across.name)
+    if roles.result is not None:
+        across = [a.name for a in equation.axes].index(roles.result)
         found += [(places[node], across) for node in kernel.stored]
     return found
 

@@ -64,7 +64,7 @@ class TrainingStep:
 def training_step(
     loss: Node, optimizer: Optimizer, *, metrics: Sequence[Node] = (), target: str = "c",
     name: str = "net", parameters: Mapping[str, np.ndarray] | None = None, seed: int = 0,
-    threads: int | None = None, progress: Progress | None = None,
+    threads: int | None = None, exact: bool = False, progress: Progress | None = None,
 ) -> TrainingStep:  # fmt: skip
     """Compile the training step of a scalar loss.
 
@@ -77,6 +77,7 @@ def training_step(
         name: names the folder of the generated sources.
         seed: of the initialisers.
         threads: OpenMP threads.
+        exact: no tiled (Winograd) convolutions.
         progress: called while compiling.
 
     Raises:
@@ -85,7 +86,7 @@ def training_step(
     assignments = training_assignments(loss, optimizer, metrics)
     program = compile_graph(
         [loss, *metrics], assignments=assignments, target=target, name=name,
-        parameters=parameters, seed=seed, threads=threads, progress=progress,
+        parameters=parameters, seed=seed, threads=threads, exact=exact, progress=progress,
     )  # fmt: skip
     return TrainingStep(program)
 
