@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from graphc.ir.equation import Equation
 from graphc.ir.graph import Node
 from graphc.ir.index import axis_index
@@ -20,8 +22,9 @@ from graphc.lower.access import rename_axes
 from graphc.lower.contraction import build_contraction
 from graphc.lower.names import Namer
 from graphc.lower.nest import Array, NestPlan, build_nest, make_stage
+from graphc.lower.phases import split_phases
 from graphc.lower.reduction import SUFFIXES, Stage
-from graphc.lower.split import lane_values, split_axes
+from graphc.lower.split import lane_values, recast, split_axes
 from graphc.lower.tiles import Group, build_tiles
 from graphc.passes.classify import contraction_factors
 from graphc.passes.sliding import sliding_product
@@ -38,7 +41,8 @@ def lower_kernel(plan: KernelPlan, schedule: Schedule, block: BlockSizes) -> Rou
     equations = _renamed(plan, namer)
     arrays, parameters = _parameters(plan, schedule, namer)
     values = {node: namer.name(f"{node.label}_value", SUFFIXES) for node in plan.nodes}
-    group = Group(plan.nodes, equations, values, arrays, plan.stored, namer)
+    outputs = equations[plan.nodes[0]].axes
+    group = Group(plan.nodes, equations, values, arrays, plan.stored, namer, outputs)
     body = _body(plan, group, block)
     return Routine(plan.name, _title(plan), parameters, body, _flops(plan), _bytes(plan, schedule))
 
@@ -51,9 +55,9 @@ def _body(
         form = sliding_product(leader)
         assert form is not None
         return build_tiles(group, form, plan.algorithms, block)
-    nest = _nest_plan(group)
     if plan.strategy == "nest":
-        return build_nest(nest)
+        return build_nest(_nest_plan(group))
+    nest = _nest_plan(_in_phases(group) or group)
     factors = contraction_factors(nest.stages[0].equation)
     assert factors is not None
     return build_contraction(nest, factors, block)
@@ -106,11 +110,23 @@ def buffer_order(plan: KernelPlan, schedule: Schedule) -> tuple[int, ...]:
     return tuple(dict.fromkeys(places))
 
 
+def _in_phases(group: Group) -> Group | None:
+    """The group with its leader's strides split into phases, if it stays a contraction."""
+    leader = group.nodes[0]
+    phased = split_phases(group.equations[leader], group.namer)
+    if phased is None or contraction_factors(phased.equation) is None:
+        return None
+    axes = phased.equation.axes
+    equations = {
+        node: recast(e, axes, e.reduce_axes, phased.values) for node, e in group.equations.items()
+    }
+    return replace(group, equations=equations | {leader: phased.equation}, places=phased.values)
+
+
 def _nest_plan(group: Group) -> NestPlan:
     """Stages over axes that are split where an array lies in blocks of lanes."""
     lanes = _lane_counts(group)
     names = {axis: group.namer.axis(f"{axis}_lane") for axis in lanes}
-    leader = group.equations[group.nodes[0]]
     computed: dict[Node, str] = {}
     stages: list[Stage] = []
     for node in group.nodes:
@@ -119,7 +135,9 @@ def _nest_plan(group: Group) -> NestPlan:
         stages.append(make_stage(node, equation, value, computed, group.arrays))
         computed[node] = value
     values = lane_values(lanes, names)
-    index = tuple(axis_index(a.name).substitute(values) for a in leader.axes)
+    index = tuple(
+        axis_index(a.name).substitute(group.places).substitute(values) for a in group.outputs
+    )
     split = stages[0].equation
     stores = [
         (
@@ -138,7 +156,7 @@ def _lane_counts(group: Group) -> dict[str, int]:
     found: dict[str, int] = {}
     for node in group.nodes:
         equation = group.equations[node]
-        places = [(node, tuple(axis_index(a.name) for a in equation.axes))]
+        places = [(node, tuple(axis_index(a.name).substitute(group.places) for a in group.outputs))]
         places += [(node.inputs[r.operand], r.index) for r in equation.reads]
         for array, index in places:
             lanes = group.arrays[array].layout.lanes if array in group.arrays else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import graphc.ir.index as ix
 from graphc.ir.equation import Equation, Guard, Read
@@ -40,7 +40,10 @@ _TASKS = 16
 
 @dataclass(frozen=True)
 class Group:
-    """The nodes of a kernel with their equations over common axes, and the arrays they touch."""
+    """The nodes of a kernel with their equations over common axes, and the arrays they touch.
+
+    ``outputs`` are the axes of the result; ``places`` gives those that were replaced by others.
+    """
 
     nodes: tuple[Node, ...]
     equations: Mapping[Node, Equation]
@@ -48,6 +51,8 @@ class Group:
     arrays: Mapping[Node, Array]
     stored: tuple[Node, ...]
     namer: Namer
+    outputs: tuple[Axis, ...]
+    places: Mapping[str, Index] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

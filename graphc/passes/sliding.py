@@ -172,8 +172,8 @@ def channel_roles(equation: Equation) -> ChannelRoles | None:
     """
     if equation.reduction != "sum" or len(equation.reads) != 2 or equation.positions:
         return None
-    bent = [k for k, r in enumerate(equation.reads) if any(len(i.terms) > 1 for i in r.index)]
-    if len(bent) != 1 or not all(i.is_affine for r in equation.reads for i in r.index):
+    bent = [k for k, r in enumerate(equation.reads) if any(len(i.names) > 1 for i in r.index)]
+    if len(bent) != 1:
         return None
     sliding, other = equation.reads[bent[0]], equation.reads[1 - bent[0]]
     plain = {i.single_name for i in sliding.index} - {None}
