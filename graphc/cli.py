@@ -47,12 +47,13 @@ STEP_OPTIONS = (
     click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True),
     click.option("--momentum", type=float, help="Of SGD.  [default: 0.9]"),
     click.option("--weight-decay", type=float, help="[default: 0.0005; adam 0, adamw 0.01]"),
+    click.option("--exact", is_flag=True, help="No tiled (Winograd) convolutions."),
 )
 MODEL_KEYS = (
     "image", "channels", "classes", "head", "width", "batch_norm", "dropout", "init", "dtype",
     "seed",
 )  # fmt: skip
-SHARED_KEYS = ("batch", "optimizer", "momentum", "weight_decay")
+SHARED_KEYS = ("batch", "optimizer", "momentum", "weight_decay", "exact")
 
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
@@ -144,9 +145,9 @@ def show_command(
     optimizer = make_optimizer(given["optimizer"], None, given["momentum"], given["weight_decay"])
     if network in MODELS:
         net = build_model(network, _model_options(given))
-        subject = model_subject(net, given["batch"], optimizer)
+        subject = model_subject(net, given["batch"], optimizer, exact=given["exact"])
     elif network.endswith(".py"):
-        subject = file_subject(network, optimizer)
+        subject = file_subject(network, optimizer, exact=given["exact"])
     else:
         raise UserError(_no_network(network))
     click.echo(show(subject, stage, node, as_json, paint_c))

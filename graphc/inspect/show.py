@@ -12,6 +12,7 @@ from graphc.inspect.select import Selection, select
 from graphc.inspect.subject import Subject
 from graphc.inspect.text import document_text
 from graphc.ir.graph import Node
+from graphc.ir.layout import layout_text
 from graphc.ir.loops import Routine
 from graphc.ir.schedule import Buffer, KernelPlan
 from graphc.ir.show import equation_text
@@ -139,6 +140,7 @@ def _buffer_record(buffer: Buffer) -> Document:
         "name": buffer.name,
         "type": f"{buffer.dtype.value}[{', '.join(map(str, buffer.shape))}]",
         "bytes": element_count(buffer.shape) * buffer.dtype.size,
+        "layout": layout_text(buffer.layout),
         "storage": buffer.storage,
         "offset": buffer.offset if buffer.storage == "arena" else None,
     }

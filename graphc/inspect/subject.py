@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Subject:
     forward: Graph
     slopes: tuple[tuple[Node, Node], ...]
     step: Graph
+    exact: bool = False
 
     @cached_property
     def backward(self) -> tuple[Node, ...]:
@@ -60,7 +61,7 @@ class Subject:
         """What would be compiled; nothing is."""
         check_graph(self.step)
         simd = simd_level()
-        schedule = make_schedule(run_passes(self.step), BLOCKS[simd])
+        schedule = make_schedule(run_passes(self.step), BLOCKS[simd], exact=self.exact)
         routines = lower(schedule, BLOCKS[simd])
         emitted = emit(schedule, routines, BLOCKS[simd])
         return Generated(schedule, routines, {f.name: f.text for f in emitted.files}, simd)
@@ -74,13 +75,16 @@ def simd_level() -> str:
         return WITHOUT_COMPILER
 
 
-def model_subject(model: Model, batch: int, optimizer: Optimizer) -> Subject:
+def model_subject(
+    model: Model, batch: int, optimizer: Optimizer, *, exact: bool = False
+) -> Subject:
     """The training step of a model, as ``graphc train`` compiles it."""
     network = classifier(model, batch)
-    return training_subject(model.name, [network.loss, network.logits], optimizer)
+    subject = training_subject(model.name, [network.loss, network.logits], optimizer)
+    return replace(subject, exact=exact)
 
 
-def file_subject(path: str, optimizer: Optimizer) -> Subject:
+def file_subject(path: str, optimizer: Optimizer, *, exact: bool = False) -> Subject:
     """What a Python file declares as ``loss``, ``outputs`` or both.
 
     Raises:
@@ -93,8 +97,9 @@ def file_subject(path: str, optimizer: Optimizer) -> Subject:
     name = Path(path).stem
     if not isinstance(found.get("loss"), Node):
         graph = Graph(tuple(outputs))
-        return Subject(name, graph, (), Graph(graph.outputs, tuple(effects_of(graph.nodes))))
-    return training_subject(name, [found["loss"], *outputs], optimizer)
+        step = Graph(graph.outputs, tuple(effects_of(graph.nodes)))
+        return Subject(name, graph, (), step, exact)
+    return replace(training_subject(name, [found["loss"], *outputs], optimizer), exact=exact)
 
 
 def _outputs(path: str, found: Mapping[str, Any]) -> list[Node]:

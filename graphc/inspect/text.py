@@ -90,12 +90,14 @@ def _kernel_plans(kernels: Sequence[Document]) -> str:
 
 def _buffers(buffers: Sequence[Document]) -> str:
     rows = [
-        [b["name"], b["type"], binary_bytes(b["bytes"]), b["storage"], f"{b['offset'] or 0:,}"]
-        if b["storage"] == "arena"
-        else [b["name"], b["type"], binary_bytes(b["bytes"]), b["storage"], ""]
+        [
+            b["name"], b["type"], b["layout"], binary_bytes(b["bytes"]), b["storage"],
+            f"{b['offset'] or 0:,}" if b["storage"] == "arena" else "",
+        ]
         for b in buffers
-    ]
-    return "\n".join(table(["buffer", "type", "size:", "storage", "at byte:"], rows))
+    ]  # fmt: skip
+    columns = ["buffer", "type", "layout", "size:", "storage", "at byte:"]
+    return "\n".join(table(columns, rows))
 
 
 def _arena(document: Document) -> str:

@@ -59,3 +59,11 @@ def blocked(shape: Shape, dimension: int, lanes: int) -> Layout:
         for d, extent in enumerate(shape)
     ]
     return Layout(shape, (*outer, Digit(dimension, 1, lanes)))
+
+
+def layout_text(layout: Layout) -> str:
+    """``row-major``, or the dimension that lies in blocks: ``blocks of 16 along dimension 1``."""
+    if layout.lanes is None:
+        return "row-major"
+    dimension, lanes = layout.lanes
+    return f"blocks of {lanes} along dimension {dimension}"

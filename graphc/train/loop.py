@@ -47,6 +47,7 @@ class Options:
     seed: int = 0
     threads: int | None = None
     target: str = "c"
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def train(model: Model, data: Dataset, options: Options, reporter: Reporter) -> 
     network = classifier(model, options.batch)
     step = training_step(
         network.loss, optimizer, metrics=[network.logits], target=options.target,
-        name=model.name, seed=options.seed, threads=options.threads, progress=reporter.compiling,
+        name=model.name, seed=options.seed, threads=options.threads,
+        exact=options.exact, progress=reporter.compiling,
     )  # fmt: skip
     steps = options.steps or options.epochs * per_epoch
     reporter.began(step, steps)
@@ -261,7 +263,8 @@ class _Run:
         return compile_graph(
             [logits], target=self.options.target, name=f"{self.network.model.name}_evaluation",
             parameters={**self.step.parameters, **self.step.states},
-            threads=self.options.threads, progress=self.reporter.compiling,
+            threads=self.options.threads, exact=self.options.exact,
+            progress=self.reporter.compiling,
         )  # fmt: skip
 
 

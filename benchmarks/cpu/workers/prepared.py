@@ -32,12 +32,14 @@ class Prepared:
         run: one repetition, which ends when its result is there; timed.
         results: what ``run`` returned as NumPy arrays in the order of the case.
         facts: answers some facts for the record, such as bytes or seconds by kernel.
+        seconds: one repetition that measures a part of itself, in place of ``run``.
     """
 
     load: Callable[[Arrays], None]
     run: Callable[[], Any]
     results: Callable[[Any], list[np.ndarray]]
     facts: Callable[[], dict[str, Any]] = field(default=dict)
+    seconds: Callable[[], float] | None = None
 
 
 def random_arrays(case: Case, seed: int) -> Arrays:
