@@ -148,14 +148,12 @@ class Patch:
 
 @dataclass(frozen=True)
 class TileBlocks:
-    """How a tiled product is cut: ``tiles`` and ``columns`` (and ``rows``) of one task, ``chunk``
-    columns multiplied at a time, ``pieces`` of the tiles summed on their own, and the rows and
-    vectors of the register block.
+    """How a tiled product is cut: ``tiles``, ``columns`` and ``rows`` of one task, ``pieces`` of
+    the tiles summed on their own, and the rows and vectors of the register block.
     """
 
     tiles: int
     columns: int
-    chunk: int
     rows: int
     pieces: int
     register_rows: int

@@ -33,7 +33,7 @@ from graphc.schedule.choose import TILE_DEPTH
 
 _CACHE = 1 << 20  # bytes of a core's own cache that transformed tiles may fill
 _PLANE = 200 << 10  # bytes of one point's tiles that stay there while filters stream by
-_CHUNK = 300 << 10
+_PRODUCTS = 8 << 20  # bytes of products that wait to be transformed back
 _GROUP = 128
 _TASKS = 16
 
@@ -314,15 +314,14 @@ def _position_blocks(tiling: _Tiling, lanes: int, block: BlockSizes, dtype: DTyp
     most = 2 * rows if fits else max(rows, _PLANE // row_bytes // rows * rows)
     tasks = -(-tiles // most)
     most = min(most, -(-tiles // tasks)) if tasks < _TASKS else most
-    panels = columns // (vectors * lanes)
-    groups = next(
-        (g for g in range(1, panels + 1) if panels % g == 0 and tasks * g >= _TASKS // 2), panels
-    )
-    group = columns // groups
-    widths = [w for w in range(vectors * lanes, group + 1, vectors * lanes) if group % w == 0]
-    small = [w for w in widths if w * most * points * dtype.size <= _CHUNK]
-    chunk = max([*small, widths[0], *(w for w in widths if w <= 64)])
-    return TileBlocks(most, group, chunk, channels, 1, min(rows, most), vectors)
+    panel = vectors * lanes
+    widths = [w for w in range(panel, columns + 1, panel) if columns % w == 0]
+    small = [
+        w for w in widths
+        if w * most * points * dtype.size <= _PRODUCTS and tasks * columns >= _TASKS * w
+    ]  # fmt: skip
+    chunk = max([*small, widths[0]])
+    return TileBlocks(most, chunk, channels, 1, min(rows, most), vectors)
 
 
 def _vector_count(blocks: int, lanes: int) -> int:
@@ -345,10 +344,11 @@ def _tap_blocks(
                 if panels % p == 0 and (p == 1 or p * vectors * lanes <= _GROUP))  # fmt: skip
     column_group = wide * vectors * lanes
     groups = rows.extent // row_group * (panels // wide)
-    depth = min(TILE_DEPTH, tiles)
-    pieces = max(1, min(-(-_TASKS // groups), tiles // depth))
-    pieces = -(-tiles // -(-tiles // pieces))  # none of them empty
-    return TileBlocks(depth, column_group, column_group, row_group, pieces, register_rows, vectors)
+    pieces = 1 if groups >= _TASKS // 2 else min(-(-_TASKS // groups), -(-tiles // TILE_DEPTH))
+    piece = -(-tiles // pieces)
+    pieces = -(-tiles // piece)  # none of them empty
+    depth = -(-piece // -(-piece // TILE_DEPTH))
+    return TileBlocks(depth, column_group, row_group, pieces, register_rows, vectors)
 
 
 def _note(tiling: _Tiling) -> tuple[str, ...]:

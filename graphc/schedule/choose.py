@@ -20,7 +20,7 @@ _TILE_EFFICIENCY = 0.9
 _TRANSFORM_COST = 3.0  # loads, stores and moves beside each operation of a transform
 _ADVANTAGE = 1.15  # tiles must win by this much, for the error that they add
 _MAX_SIZE = 6
-TILE_DEPTH = 56  # tiles summed in registers before a filter gradient is touched in memory
+TILE_DEPTH = 64  # tiles summed in registers before a filter gradient is touched in memory
 _MAX_ERROR = {DType.float32: 2e-5, DType.float64: 1e-12}
 
 

@@ -55,7 +55,7 @@ def _callable(program: gx.TrainingStep | Any, case: Case) -> Prepared:
         return sum(
             taken
             for name, taken in compiled.profile(**feeds).items()
-            if not name.startswith(("given", "returned"))
+            if not name.startswith(("given_forward", "returned_forward"))
         )
 
     if case.kind != "conv":

@@ -59,7 +59,7 @@ def _common(routine: Routine, body: TileProduct, vector_bytes: int) -> dict[str,
         "title": routine.title, "name": routine.name, "note": body.note, "type": TYPES[body.dtype],
         "vector_bytes": vector_bytes, "alignment": size, "lanes": vector_bytes // size,
         "vectors": body.blocks.vectors, "tiles": _count(body.tiles), "points": _points(body),
-        "block": body.blocks.tiles, "group": body.blocks.columns, "column": body.columns.name,
+        "block": body.blocks.tiles, "column": body.columns.name,
         "columns": body.columns.extent * (vector_bytes // size),
         "results": element_count(tuple(a.extent for a in body.results)),
     }  # fmt: skip
@@ -74,7 +74,7 @@ def _positions_source(
     tiles = _count(body.tiles)
     shared = _round(points * _odd(columns // lanes * channels) * lanes * size)
     v_plane = _odd(channels // lanes * blocks.tiles) * lanes
-    m_plane = _odd(blocks.chunk // lanes * blocks.tiles) * lanes
+    m_plane = _odd(blocks.columns // lanes * blocks.tiles) * lanes
     private = _round(points * (v_plane + m_plane) * size)
     rests = {blocks.tiles % blocks.register_rows, tiles % blocks.tiles % blocks.register_rows} - {0}
     epilogue = _tile_epilogue(body)
@@ -82,7 +82,7 @@ def _positions_source(
     text = render(
         "c/tile_positions.c.jinja",
         **_common(routine, body, vector_bytes), parameters=parameters, channels=channels,
-        chunk=blocks.chunk, channel=body.channel.name, row=body.rows.name,
+        chunk=blocks.columns, channel=body.channel.name, row=body.rows.name,
         filter=_patch_transform(body.left, body.dtype, lanes), streamed=streamed,
         restore=_restore(body, lanes), rows=blocks.register_rows, rests=sorted(rests),
         kernels=[
@@ -102,18 +102,20 @@ def _taps_source(
 ) -> tuple[str, int, int]:
     lanes, blocks = vector_bytes // body.dtype.size, body.blocks
     points, size = _points(body), body.dtype.size
-    plane = _odd(body.columns.extent * body.rows.extent) * lanes
-    shared = _round(blocks.pieces * points * plane * size)
+    whole = blocks.pieces > 1
+    columns = body.columns.extent if whole else blocks.columns // lanes
+    sums = points * _odd(columns * (body.rows.extent if whole else blocks.rows)) * lanes
+    shared = _round(blocks.pieces * sums * size) if whole else 0
     u_plane = _odd(blocks.rows // lanes * blocks.tiles) * lanes
     v_plane = _odd(blocks.columns // lanes * blocks.tiles) * lanes
-    private = _round(points * (u_plane + v_plane) * size)
+    private = _round((points * (u_plane + v_plane) + (0 if whole else sums)) * size)
     left = _patch_transform(body.left, body.dtype, lanes)
     right = _patch_transform(body.right, body.dtype, lanes)
     text = render(
         "c/tile_taps.c.jinja",
         **_common(routine, body, vector_bytes), parameters=parameters,
         rows_all=body.rows.extent, row=body.rows.name, row_block=body.channel.name,
-        row_group=blocks.rows, pieces=blocks.pieces, left=left, right=right,
+        group=blocks.columns, row_group=blocks.rows, pieces=blocks.pieces, left=left, right=right,
         restore=_restore(body, lanes),
         kernel=_kernel(
             blocks.register_rows, blocks.vectors, lanes, "a[{r}]", "b + {v} * BLOCK * LANES",
