@@ -92,6 +92,24 @@ class Pack:
 
 
 @dataclass(frozen=True)
+class BlockSizes:
+    """The register block of a machine: rows x (vectors x lanes)."""
+
+    rows: int
+    vectors: int
+    vector_bytes: int
+    registers: int = 16
+
+    def lanes(self, dtype: DType) -> int:
+        """Elements of one vector."""
+        return self.vector_bytes // dtype.size
+
+    def columns(self, dtype: DType) -> int:
+        """Columns of the register block for an element type."""
+        return self.vectors * self.vector_bytes // dtype.size
+
+
+@dataclass(frozen=True)
 class Contraction:
     """out[batch, m, n] = epilogue(sum over k of A[batch, m, k] * B[batch, k, n]).
 
@@ -105,6 +123,7 @@ class Contraction:
         pieces: parts of the depth that are summed on their own, then in order.
         epilogue_rows, epilogue_columns: M and N as the epilogue's memory accesses let them merge.
         epilogue: statements for one finished element, which reads the scalar ``sum``.
+        register: the block of rows and vectors that registers hold.
     """
 
     batch: tuple[Axis, ...]
@@ -120,6 +139,7 @@ class Contraction:
     epilogue_rows: tuple[Axis, ...]
     epilogue_columns: tuple[Axis, ...]
     epilogue: tuple[Statement, ...]
+    register: BlockSizes
     dtype: DType
 
 
@@ -213,21 +233,3 @@ class Routine:
     body: tuple[Statement, ...] | Contraction | TileProduct
     flops: int
     bytes: int
-
-
-@dataclass(frozen=True)
-class BlockSizes:
-    """The register block of a machine: rows x (vectors x lanes)."""
-
-    rows: int
-    vectors: int
-    vector_bytes: int
-    registers: int = 16
-
-    def lanes(self, dtype: DType) -> int:
-        """Elements of one vector."""
-        return self.vector_bytes // dtype.size
-
-    def columns(self, dtype: DType) -> int:
-        """Columns of the register block for an element type."""
-        return self.vectors * self.vector_bytes // dtype.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from graphc.ir.equation import read_symbol
@@ -32,12 +33,14 @@ _PANELS = {"rows": 4, "columns": 16, "none": 8}
 _TASKS = 16
 _MOST_PIECES = 16
 _SHORT_RUN = 8
+_MOST_VECTORS = 4
 
 
 def build_contraction(plan: NestPlan, factors: Factors, block: BlockSizes) -> Contraction:
     """The contraction of the group's leader; the other stages form the epilogue."""
     leader = plan.stages[0]
     dtype = leader.node.dtype
+    block = _register_block(factors, block)
     depth = _merge_depth(leader, factors, plan.namer)
     lanes = block.lanes(dtype)
     rows = _pack(leader, factors.rows, factors.row_axes, depth, plan.namer, lanes, "rows")
@@ -52,8 +55,17 @@ def build_contraction(plan: NestPlan, factors: Factors, block: BlockSizes) -> Co
     return Contraction(
         tuple(a for a in factors.batch if a.extent > 1), depth.axes, rows, columns, split, cut,
         resident, row_block, panels, pieces,
-        epilogue_rows.axes, epilogue_columns.axes, statements, dtype,
+        epilogue_rows.axes, epilogue_columns.axes, statements, block, dtype,
     )  # fmt: skip
+
+
+def _register_block(factors: Factors, block: BlockSizes) -> BlockSizes:
+    """The machine's register block, lower and wider where there are fewer rows than it has."""
+    rows = _count(factors.row_axes)
+    if rows >= block.rows:
+        return block
+    vectors = (block.registers - 1) // (rows + 1)
+    return replace(block, rows=rows, vectors=max(block.vectors, min(vectors, _MOST_VECTORS)))
 
 
 def _factor_accesses(stage: Stage, factor: Factor) -> list[Access]:

@@ -13,7 +13,7 @@ from graphc.ir.graph import Graph, Node
 from graphc.ir.index import Floor, Index, axis_index, constant
 from graphc.ir.types import Axis, Shape, element_count
 
-MIN_ROWS = 4
+MIN_ROWS = 3
 MIN_COLUMNS = 8
 MIN_DEPTH = 4
 

@@ -16,9 +16,10 @@ PAGE = 2 << 20  # threads that write to one 2 MB page slow each other down many 
 
 
 def contraction_source(
-    routine: Routine, body: Contraction, block: BlockSizes, parameters: str
+    routine: Routine, body: Contraction, parameters: str
 ) -> tuple[str, int, int]:
     """C text, bytes of workspace shared by all threads, bytes of workspace of each thread."""
+    block = body.register
     size, nr = body.dtype.size, block.columns(body.dtype)
     rows, columns = _count(body.rows.lanes), _count(body.columns.lanes)
     inner = _count(body.depth[body.split + 1 :])

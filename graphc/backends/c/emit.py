@@ -56,7 +56,7 @@ def routine_source(routine: Routine, block: BlockSizes) -> tuple[str, int, int]:
     """C text of one routine, bytes of its shared and of its per-thread workspace."""
     parameters = ", ".join(_declared(p) for p in routine.parameters)
     if isinstance(routine.body, Contraction):
-        return contraction_source(routine, routine.body, block, parameters)
+        return contraction_source(routine, routine.body, parameters)
     if isinstance(routine.body, TileProduct):
         return tiles_source(routine, routine.body, block.vector_bytes, parameters)
     text = render(

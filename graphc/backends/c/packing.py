@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.printer import condition_text, index_text, scalar_text
-from graphc.ir.index import Index
+from graphc.ir.index import Index, axis_index
 from graphc.ir.loops import Pack
 from graphc.ir.scalar import Call, Condition, Inside, Load, Number, Scalar
 from graphc.ir.types import Axis, element_count
@@ -35,8 +36,7 @@ def pack_lines(
     """
     value = scalar_text(pack.value)
     if pack.conditions:
-        test = " && ".join(condition_text(c) for c in pack.conditions)
-        value = f"({test}) ? {value} : 0"
+        value = f"({_test(pack.conditions)}) ? {value} : 0"
     if pack.order == "lanes":
         return _lanes(pack, heads, width, count, depth, value, size, lanes)
     if pack.order == "transposed":
@@ -63,23 +63,59 @@ def vector_move(value: Scalar, axis: str, tests: Sequence[Condition] = ()) -> st
 
     Whole vectors, not a loop: gcc 12 turns a short loop of conditional loads into wrong code.
     """
-    conditions = list(tests)
+    guarded = _guarded_load(value, tests)
+    if guarded is None or guarded[1].offset.coefficient(axis) != 1:
+        return None
+    conditions, load = guarded
+    bent = _bends(load.offset, axis)
+    if bent or any(axis in c.index.names for c in conditions):
+        return None
+    move = f"*(vector *)to = *(const vector *)&{scalar_text(load)};"
+    if not conditions:
+        return move
+    return f"if ({_test(conditions)}) {move} else *(vector *)to = (vector){{0}};"
+
+
+def _guarded_load(
+    value: Scalar, tests: Sequence[Condition] = ()
+) -> tuple[tuple[Condition, ...], Load] | None:
+    """The conditions and the load of an element that is zero elsewhere; None if it is no such."""
+    conditions = tuple(tests)
     if isinstance(value, Call) and value.function == "select":
         inside, taken, other = value.arguments
         if not isinstance(inside, Inside) or not isinstance(other, Number) or other.value:
             return None
         conditions += inside.conditions
         value = taken
-    if not isinstance(value, Load) or value.offset.coefficient(axis) != 1:
+    return (conditions, value) if isinstance(value, Load) else None
+
+
+def _bends(index: Index, axis: str) -> bool:
+    return any(not isinstance(a, str) and axis in a.inner.names for a, _ in index.terms)
+
+
+def _test(conditions: Sequence[Condition]) -> str:
+    return " && ".join(condition_text(c) for c in conditions)
+
+
+def _run_test(pack: Pack, axis: str, size: int) -> tuple[str, str] | None:
+    """The test that a run of ``size`` lanes from ``start`` lies inside, and its element then.
+
+    Bounds that hold at both ends of the run hold between them.
+    """
+    guarded = _guarded_load(pack.value, pack.conditions)
+    if guarded is None or not guarded[0]:
         return None
-    bent = any(not isinstance(a, str) and axis in a.inner.names for a, _ in value.offset.terms)
-    if bent or any(axis in c.index.names for c in conditions):
-        return None
-    move = f"*(vector *)to = *(const vector *)&{scalar_text(value)};"
-    if not conditions:
-        return move
-    test = " && ".join(condition_text(c) for c in conditions)
-    return f"if ({test}) {move} else *(vector *)to = (vector){{0}};"
+    tests: list[Condition] = []
+    for condition in guarded[0]:
+        moving = axis in condition.index.names
+        if moving and (condition.divisor != 1 or _bends(condition.index, axis)):
+            return None
+        first = condition.index.substitute({axis: axis_index("start")})
+        step = condition.index.coefficient(axis) * (size - 1)
+        ends = dict.fromkeys((first, first + step) if moving else (first,))
+        tests += [replace(condition, index=index) for index in ends]
+    return _test(tests), scalar_text(guarded[1])
 
 
 def _pointer(pack: Pack) -> str:
@@ -130,9 +166,14 @@ def _run_of_lanes(
     """Statements that copy one run, and the declarations of where it starts and how long it is."""
     last = pack.lanes[-1]
     if size % last.extent:
-        copy = f"{{ const long {last.name} = start + at; to[at] = {value}; }}"
+        place = f"const long {last.name} = start + at;"
+        copy = f"{{ {place} to[at] = {value}; }}"
+        whole = f"for (long at = 0; at < {width}; at++)"
+        inside = _run_test(pack, last.name, size)
         moves = [
-            f"if (run == {width}) for (long at = 0; at < {width}; at++) {copy}",
+            *([f"if (run == {width} && {inside[0]}) {whole} {{ {place} to[at] = {inside[1]}; }}"]
+              if inside else []),
+            f"{'else ' if inside else ''}if (run == {width}) {whole} {copy}",
             f"else for (long at = 0; at < run; at++) {copy}",
         ]
         start = f"const long start = flat % {last.extent};"
