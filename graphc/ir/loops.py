@@ -118,6 +118,7 @@ class Contraction:
         rows, columns: A's and B's packing; their lanes are the axes M and N.
         split: position in ``depth`` whose axis is cut into blocks of ``cut``; axes before it are
             walked one by one, axes after it run whole: one block of the depth.
+        skip: blocks where one of these fails add nothing.
         resident: the factor that is packed once, whole, and shared by all tasks.
         row_block, column_panels: rows and column panels of one task.
         pieces: parts of the depth that are summed on their own, then in order.
@@ -132,6 +133,7 @@ class Contraction:
     columns: Pack
     split: int
     cut: int
+    skip: tuple[Condition, ...]
     resident: Literal["rows", "columns", "none"]
     row_block: int
     column_panels: int

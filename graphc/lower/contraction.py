@@ -41,20 +41,21 @@ def build_contraction(plan: NestPlan, factors: Factors, block: BlockSizes) -> Co
     leader = plan.stages[0]
     dtype = leader.node.dtype
     block = _register_block(factors, block)
-    depth = _merge_depth(leader, factors, plan.namer)
+    skipped = _skipped(leader, factors)
+    depth, outer = _merge_depth(leader, factors, skipped, plan.namer)
     lanes = block.lanes(dtype)
     rows = _pack(leader, factors.rows, factors.row_axes, depth, plan.namer, lanes, "rows")
     columns = _pack(
         leader, factors.columns, factors.column_axes, depth, plan.namer, lanes, "columns"
     )
-    split, cut = _split_depth(depth.axes, lanes)
+    split, cut = _split_depth(depth.axes, lanes, outer)
     resident = _resident(factors, depth.axes, dtype, block)
     blocks = _count(depth.axes[:split]) * -(-depth.axes[split].extent // cut)
     row_block, panels, pieces = _task_size(factors, block, dtype, resident, blocks)
     epilogue_rows, epilogue_columns, statements = _epilogue(plan, factors)
     return Contraction(
         tuple(a for a in factors.batch if a.extent > 1), depth.axes, rows, columns, split, cut,
-        resident, row_block, panels, pieces,
+        substitute_conditions(skipped, depth.values) if outer else (), resident, row_block, panels, pieces,
         epilogue_rows.axes, epilogue_columns.axes, statements, block, dtype,
     )  # fmt: skip
 
@@ -80,8 +81,24 @@ def _factor_conditions(stage: Stage, factor: Factor) -> tuple[Condition, ...]:
     return equation_conditions(factor.guards, stage.equation.extents)
 
 
-def _merge_depth(stage: Stage, factors: Factors, namer: Namer) -> Merged:
-    """Reduced axes merged where both factors walk through them as one."""
+def _skipped(stage: Stage, factors: Factors) -> tuple[Condition, ...]:
+    """Conditions on the batch and the depth alone: where they fail, all products are zero."""
+    names = {a.name for a in (*factors.batch, *stage.equation.reduce_axes)}
+    conditions = [
+        condition
+        for factor in (factors.rows, factors.columns)
+        for condition in _factor_conditions(stage, factor)
+    ]
+    return tuple(dict.fromkeys(c for c in conditions if c.index.names <= names))
+
+
+def _merge_depth(
+    stage: Stage, factors: Factors, skipped: Sequence[Condition], namer: Namer
+) -> tuple[Merged, int]:
+    """Reduced axes merged where both factors walk through them as one.
+
+    Axes on which whole blocks are skipped come first; their number, 0 if there are no others.
+    """
     offsets: list[Index] = []
     conditions: list[Condition] = []
     for factor in (factors.rows, factors.columns):
@@ -89,7 +106,11 @@ def _merge_depth(stage: Stage, factors: Factors, namer: Namer) -> Merged:
         for one in _factor_accesses(stage, factor):
             offsets.append(one.offset)
             conditions += one.conditions
-    return merge_axes(stage.equation.reduce_axes, offsets, conditions, namer)
+    names = set().union(*(c.index.names for c in skipped))
+    axes = sorted(stage.equation.reduce_axes, key=lambda a: a.name not in names)
+    merged = merge_axes(axes, offsets, conditions, namer)
+    outer = sum(a.name in names for a in merged.axes)
+    return merged, outer if outer < len(merged.axes) else 0
 
 
 def _pack(
@@ -131,17 +152,20 @@ def _order(
     return "lanes" if 0 < lane_step <= (depth_step or lane_step) else "depth"
 
 
-def _split_depth(axes: tuple[Axis, ...], lanes: int) -> tuple[int, int]:
-    """Which axis is cut, and into what equal blocks, so that one has ``_DEPTH_BLOCK`` rows."""
+def _split_depth(axes: tuple[Axis, ...], lanes: int, outer: int) -> tuple[int, int]:
+    """Which axis is cut, and into what equal blocks, so that one has ``_DEPTH_BLOCK`` rows.
+
+    The first ``outer`` axes stay outside of a block.
+    """
     inner = 1
-    for number in reversed(range(len(axes))):
+    for number in reversed(range(outer, len(axes))):
         extent = axes[number].extent
         if inner * extent > _DEPTH_BLOCK:
             blocks = -(-extent // max(1, _DEPTH_BLOCK // inner))
             cut = -(-extent // blocks)
             return number, -(-cut // lanes) * lanes if number == len(axes) - 1 else cut
         inner *= extent
-    return 0, axes[0].extent
+    return outer, axes[outer].extent
 
 
 def _resident(

@@ -180,15 +180,16 @@ def channel_roles(equation: Equation) -> ChannelRoles | None:
     names = {i.single_name for i in other.index} - {None}
     moving = set().union(*(i.names for i in sliding.index if i.single_name is None))
     outputs = {a.name for a in equation.axes}
-    to_filters = sorted(n for n in (plain & names) - outputs if n)
     across = sorted(n for n in (names & outputs) - plain - moving if n)
+    shared = sorted(n for n in (plain & names) - outputs if n)
     alone = sorted(n for n in (plain & outputs) - names if n)
     if len(across) != 1:
         return None
-    if len(to_filters) == 1 and sliding.index and len(alone) <= 1:
-        filters = not any(i.single_name in moving & outputs for i in other.index)
-        if filters:
-            return ChannelRoles(((bent[0], to_filters[0]),), across[0])
-    if len(alone) == 1 and moving & outputs:
+    extents = equation.extents
+    kept = [extents[n] for n in sorted(moving & outputs)]
+    summed = [extents[n] for n in sorted(moving - outputs)]
+    if max(kept, default=0) >= max(summed, default=0):  # along positions, taps are summed
+        return ChannelRoles(((bent[0], shared[0]),), across[0]) if len(shared) == 1 else None
+    if len(alone) == 1:
         return ChannelRoles(((bent[0], alone[0]), (1 - bent[0], across[0])), None)
     return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.packing import decode_lines, pack_lines, transpose_lines
-from graphc.backends.c.printer import statement_lines
+from graphc.backends.c.printer import condition_text, statement_lines
 from graphc.backends.templating import render
 from graphc.ir.loops import BlockSizes, Contraction, Routine
 from graphc.ir.types import Axis, element_count
@@ -148,7 +148,8 @@ def _parts(body: Contraction, inner: int, block: BlockSizes) -> dict[str, object
         before = decode_lines(f"panel / {panels}", body.batch, "\n".join(lines))
         resident = _Resident(body.resident, width, panels, before, lines)
     epilogue = _epilogue(body, nr)
-    used = "\n".join([*rows, *columns])
+    skip = " && ".join(condition_text(c) for c in body.skip)
+    used = "\n".join([*rows, *columns, skip])
     own = used if body.pieces > 1 else "\n".join([used, *epilogue])
     shared = "packed + ((batch_number * {panels} + {panel}) * DEPTH + done) * {width}"
     return {
@@ -156,6 +157,7 @@ def _parts(body: Contraction, inner: int, block: BlockSizes) -> dict[str, object
         "batch_of_task": decode_lines("batch_number", body.batch, own),
         "batch_of_sum": decode_lines("batch_number", body.batch, "\n".join(epilogue)),
         "outer_depth": decode_lines("number / CUTS", body.depth[: body.split], used),
+        "skip": skip,
         "pack_rows": rows,
         "pack_columns": columns,
         "row_panel": "my_rows + row * BLOCK_DEPTH"
