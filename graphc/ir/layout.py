@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from graphc.ir.index import Index, constant
@@ -59,6 +60,21 @@ def blocked(shape: Shape, dimension: int, lanes: int) -> Layout:
         for d, extent in enumerate(shape)
     ]
     return Layout(shape, (*outer, Digit(dimension, 1, lanes)))
+
+
+def reshaped(layout: Layout, shape: Shape) -> Layout | None:
+    """The layout of the same memory seen in another shape, None if it is no such layout.
+
+    Blocks stay blocks where the shapes agree on how many elements follow the blocked dimension.
+    """
+    if layout.lanes is None:
+        return row_major(shape)
+    dimension, lanes = layout.lanes
+    inner = math.prod(layout.shape[dimension + 1 :])
+    for place, extent in enumerate(shape):
+        if extent % lanes == 0 and math.prod(shape[place + 1 :]) == inner:
+            return blocked(shape, place, lanes)
+    return None
 
 
 def layout_text(layout: Layout) -> str:

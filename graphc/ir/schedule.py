@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graphc.ir.graph import Graph, Node
-from graphc.ir.layout import Layout, row_major
+from graphc.ir.layout import Layout, reshaped
 from graphc.ir.tiles import TileAlgorithm
 from graphc.ir.types import DType, Shape
 
@@ -61,6 +61,7 @@ class Schedule:
         return self.buffers[self.places[node]]
 
     def layout(self, node: Node) -> Layout:
-        """Where a node's elements lie in its buffer; reshapes share one that is row-major."""
-        layout = self.buffer(node).layout
-        return layout if layout.shape == node.shape else row_major(node.shape)
+        """Where a node's elements lie in its buffer, which reshapes share."""
+        layout = reshaped(self.buffer(node).layout, node.shape)
+        assert layout is not None
+        return layout

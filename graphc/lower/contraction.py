@@ -55,8 +55,8 @@ def build_contraction(plan: NestPlan, factors: Factors, block: BlockSizes) -> Co
     epilogue_rows, epilogue_columns, statements = _epilogue(plan, factors)
     return Contraction(
         tuple(a for a in factors.batch if a.extent > 1), depth.axes, rows, columns, split, cut,
-        substitute_conditions(skipped, depth.values) if outer else (), resident, row_block, panels, pieces,
-        epilogue_rows.axes, epilogue_columns.axes, statements, block, dtype,
+        substitute_conditions(skipped, depth.values) if outer else (), resident, row_block,
+        panels, pieces, epilogue_rows.axes, epilogue_columns.axes, statements, block, dtype,
     )  # fmt: skip
 
 

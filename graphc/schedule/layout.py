@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from graphc.ir.graph import Graph, Node
-from graphc.ir.layout import blocked
+from graphc.ir.layout import Layout, blocked, reshaped
 from graphc.ir.loops import BlockSizes
 from graphc.ir.schedule import Buffer, KernelPlan
+from graphc.ir.types import Shape
 from graphc.passes.classify import memory_bases
 from graphc.passes.sliding import channel_roles
 
@@ -18,25 +19,37 @@ def assign_layouts(
     places: Mapping[Node, int], block: BlockSizes,
 ) -> list[Buffer]:  # fmt: skip
     """Convolutions want vectors along the axes that they multiply; whoever shares a kernel with
-    such an array follows. Arrays that users see, and those seen through a reshape, stay row-major.
+    such an array follows. Arrays that users see stay row-major, and so do those that are also
+    seen in a shape which the blocks do not fit.
     """
-    wishes: dict[int, set[tuple[int, int]]] = {}
-    for kernel in kernels:
-        for place, dimension in _wishes(kernel, places):
-            lanes = block.lanes(kernel.nodes[0].dtype)
-            wishes.setdefault(place, set()).add((dimension, lanes))
+    shapes: dict[int, set[Shape]] = {}
+    for node, place in places.items():
+        shapes.setdefault(place, set()).add(node.shape)
     free = _free_places(graph, buffers, places)
-    chosen = {p: next(iter(w)) for p, w in wishes.items() if len(w) == 1 and p in free}
-    chosen = {p: w for p, w in chosen.items() if buffers[p].shape[w[0]] % w[1] == 0}
-    _spread(kernels, buffers, places, free - set(wishes), chosen)
+
+    def fitting(node: Node, dimension: int, lanes: int) -> Layout | None:
+        """The blocked layout of a node's buffer, if all shapes that it is seen in fit."""
+        if places.get(node) not in free or node.shape[dimension] % lanes:
+            return None
+        layout = blocked(node.shape, dimension, lanes)
+        fits = all(reshaped(layout, shape) is not None for shape in shapes[places[node]])
+        return reshaped(layout, buffers[places[node]].shape) if fits else None
+
+    wishes: dict[int, set[Layout | None]] = {}
+    for kernel in kernels:
+        for node, dimension in _wishes(kernel):
+            lanes = block.lanes(kernel.nodes[0].dtype)
+            wishes.setdefault(places[node], set()).add(fitting(node, dimension, lanes))
+    chosen = {p: one for p, (one, *more) in wishes.items() if one is not None and not more}
+    _spread(kernels, places, set(wishes), chosen, fitting)
     return [
-        replace(b, layout=blocked(b.shape, *chosen[number])) if number in chosen else b
+        replace(b, layout=chosen[number]) if number in chosen else b
         for number, b in enumerate(buffers)
     ]
 
 
-def _wishes(kernel: KernelPlan, places: Mapping[Node, int]) -> list[tuple[int, int]]:
-    """(buffer, dimension) of the arrays that a convolution reads or writes in vectors."""
+def _wishes(kernel: KernelPlan) -> list[tuple[Node, int]]:
+    """The arrays that a convolution reads or writes in vectors, and along which dimension."""
     leader = kernel.nodes[0]
     equation = leader.op_equation()
     roles = channel_roles(equation) if kernel.strategy != "nest" else None
@@ -46,27 +59,23 @@ def _wishes(kernel: KernelPlan, places: Mapping[Node, int]) -> list[tuple[int, i
     for number, axis in roles.reads:
         read = equation.reads[number]
         names = [index.single_name for index in read.index]
-        found.append((places[leader.inputs[read.operand]], names.index(axis)))
+        found.append((leader.inputs[read.operand], names.index(axis)))
     if roles.result is not None:
         across = [a.name for a in equation.axes].index(roles.result)
-        found += [(places[node], across) for node in kernel.stored]
+        found += [(node, across) for node in kernel.stored]
     return found
 
 
 def _free_places(graph: Graph, buffers: Sequence[Buffer], places: Mapping[Node, int]) -> set[int]:
-    """Arena buffers that only nodes of one shape live in, and that are copied nowhere whole."""
+    """Arena buffers that are copied nowhere whole."""
     bases = memory_bases(graph)
-    kept = {bases[a.value] for a in graph.assignments}
-    free = {n for n, b in enumerate(buffers) if b.storage == "arena"}
-    for node, place in places.items():
-        if node.shape != buffers[place].shape or node in kept:
-            free.discard(place)
-    return free
+    kept = {places[bases[a.value]] for a in graph.assignments}
+    return {n for n, b in enumerate(buffers) if b.storage == "arena"} - kept
 
 
 def _spread(
-    kernels: Sequence[KernelPlan], buffers: Sequence[Buffer], places: Mapping[Node, int],
-    free: set[int], chosen: dict[int, tuple[int, int]],
+    kernels: Sequence[KernelPlan], places: Mapping[Node, int], wished: set[int],
+    chosen: dict[int, Layout], fitting: Callable[[Node, int, int], Layout | None],
 ) -> None:  # fmt: skip
     """Arrays of the same rank and extent in a kernel with a blocked one are blocked alike."""
     changed = True
@@ -74,14 +83,23 @@ def _spread(
         changed = False
         for kernel in kernels:
             nodes = (*kernel.stored, *(o for node in kernel.nodes for o in node.inputs))
-            touched = {places[n] for n in nodes if n in places}
-            kinds = {chosen[p] for p in touched & set(chosen)}
+            touched = [n for n in dict.fromkeys(nodes) if n in places]
+            kinds = {_kind(n, chosen[places[n]]) for n in touched if places[n] in chosen}
             if len(kinds) != 1:
                 continue
-            ((dimension, lanes),) = kinds
-            rank = max(len(buffers[p].shape) for p in touched & set(chosen))
-            for place in sorted(touched & free - set(chosen)):
-                shape = buffers[place].shape
-                if len(shape) == rank and shape[dimension] % lanes == 0:
-                    chosen[place] = (dimension, lanes)
+            ((rank, dimension, lanes),) = kinds
+            for node in touched:
+                place = places[node]
+                if place in wished or place in chosen or len(node.shape) != rank:
+                    continue
+                layout = fitting(node, dimension, lanes)
+                if layout is not None:
+                    chosen[place] = layout
                     changed = True
+
+
+def _kind(node: Node, layout: Layout) -> tuple[int, int, int]:
+    """Rank, blocked dimension and lanes of a node in a blocked buffer."""
+    seen = reshaped(layout, node.shape)
+    assert seen is not None and seen.lanes is not None
+    return len(node.shape), *seen.lanes

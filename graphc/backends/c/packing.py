@@ -171,8 +171,11 @@ def _run_of_lanes(
         whole = f"for (long at = 0; at < {width}; at++)"
         inside = _run_test(pack, last.name, size)
         moves = [
-            *([f"if (run == {width} && {inside[0]}) {whole} {{ {place} to[at] = {inside[1]}; }}"]
-              if inside else []),
+            *(
+                [f"if (run == {width} && {inside[0]}) {whole} {{ {place} to[at] = {inside[1]}; }}"]
+                if inside
+                else []
+            ),
             f"{'else ' if inside else ''}if (run == {width}) {whole} {copy}",
             f"else for (long at = 0; at < run; at++) {copy}",
         ]
