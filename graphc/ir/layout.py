@@ -67,9 +67,9 @@ def reshaped(layout: Layout, shape: Shape) -> Layout | None:
 
     Blocks stay blocks where the shapes agree on how many elements follow the blocked dimension.
     """
-    if layout.lanes is None:
+    if len(layout.digits) == len(layout.shape):
         return row_major(shape)
-    dimension, lanes = layout.lanes
+    dimension, lanes = layout.digits[-1].dimension, layout.digits[-1].extent
     inner = math.prod(layout.shape[dimension + 1 :])
     for place, extent in enumerate(shape):
         if extent % lanes == 0 and math.prod(shape[place + 1 :]) == inner:

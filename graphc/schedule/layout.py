@@ -101,5 +101,5 @@ def _spread(
 def _kind(node: Node, layout: Layout) -> tuple[int, int, int]:
     """Rank, blocked dimension and lanes of a node in a blocked buffer."""
     seen = reshaped(layout, node.shape)
-    assert seen is not None and seen.lanes is not None
-    return len(node.shape), *seen.lanes
+    assert seen is not None
+    return len(node.shape), seen.digits[-1].dimension, seen.digits[-1].extent
