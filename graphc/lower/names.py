@@ -22,9 +22,9 @@ _OWN = """
 arrays at batch_number block column column_task columns depth done first first_panel first_row flat
 from held lane left micro_kernel mine more packed_columns packed_rows panel panels piece row
 row_task rows run seconds slot start stop stop_column sum target task threads tile tiles to vector
-workspace base chunk cut_start cut_stop end end_block filters first_block my_columns my_rows number packed
-partial transpose vector_start first_column multiply patch point products results sums tap taps
-total
+workspace base chunk cut_start cut_stop end end_block filters first_block my_columns my_rows number
+packed partial transpose vector_start first_column multiply patch point products results sums tap
+taps total
 transform_back transform_columns transform_filter transform_patch transform_rows transformed
 transformed_columns transformed_rows
 """

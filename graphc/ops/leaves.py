@@ -184,4 +184,4 @@ def _initializer(what: str, init: object, shape: Shape) -> Initializer:
             f"init:     {value.dtype}{list(value.shape)}",
             "expected numbers of the declared shape",
         )
-    return lambda extents, _: np.broadcast_to(value, extents).copy()
+    return lambda extents, _: np.broadcast_to(value, extents)
