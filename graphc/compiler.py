@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from graphc.backends.base import thread_count
+from graphc.backends.base import Program, thread_count
 from graphc.backends.c.build import build_library
 from graphc.backends.c.emit import emit
 from graphc.backends.c.mapping import BLOCKS
-from graphc.backends.c.run import Program
+from graphc.backends.c.run import HostProgram
 from graphc.backends.c.toolchain import find_toolchain
 from graphc.errors import user_error
 from graphc.ir.graph import Assignment, Graph, Node
@@ -65,4 +65,4 @@ def compile_graph(
     emitted = emit(schedule, routines, block)
     library = build_library(name, emitted.files, progress=progress)
     limits = label_ranges(source)
-    return Program(schedule, routines, emitted, library, limits, parameters or {}, seed, threads)
+    return HostProgram(schedule, routines, emitted, library, limits, parameters or {}, seed, threads)

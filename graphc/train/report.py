@@ -173,7 +173,7 @@ def _opening(step: TrainingStep, steps: int) -> str:
     made = f"compiled in {program.compile_seconds:.1f} s" if program.compiled else "from the cache"
     return (
         f"{count:,} parameters, {len(step.kernels)} kernels ({made}), {memory:.0f} MiB for "
-        f"intermediate values, {program.threads} threads, {steps} steps"
+        f"intermediate values, {program.machine}, {steps} steps"
     )
 
 

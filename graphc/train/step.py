@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphc.autodiff.backward import gradients
-from graphc.backends.base import KernelInfo
-from graphc.backends.c.run import Program
+from graphc.backends.base import KernelInfo, Program
 from graphc.compiler import Progress, compile_graph
 from graphc.errors import user_error
 from graphc.ir.graph import Assignment, Graph, Node
