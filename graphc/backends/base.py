@@ -229,4 +229,9 @@ def thread_count(threads: int | None) -> int:
                 "legal: a whole number of at least 1; unset it to use every core",
             )
         return int(text)
+    return available_cores()
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

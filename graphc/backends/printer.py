@@ -56,15 +56,23 @@ class Printer(ABC):
         """An axis, or a floor or remainder of an index that may be negative."""
         if isinstance(atom, str):
             return atom
-        name = "gc_floor_div" if isinstance(atom, Floor) else "gc_mod"
-        return f"{name}({self.index_text(atom.inner)}, {atom.divisor})"
+        text = self.quotient_text if isinstance(atom, Floor) else self.remainder_text
+        return text(atom.inner, atom.divisor)
+
+    def quotient_text(self, index: Index, divisor: int) -> str:
+        """Rounded down."""
+        return f"gc_floor_div({self.index_text(index)}, {divisor})"
+
+    def remainder_text(self, index: Index, divisor: int) -> str:
+        """Never negative."""
+        return f"gc_mod({self.index_text(index)}, {divisor})"
 
     def condition_text(self, condition: Condition) -> str:
         """A condition; divisibility is tested before bounds."""
         index = self.index_text(condition.index)
         tests = []
         if condition.divisor != 1:
-            tests.append(f"gc_mod({index}, {condition.divisor}) == 0")
+            tests.append(f"{self.remainder_text(condition.index, condition.divisor)} == 0")
         if condition.lower is not None:
             tests.append(f"{index} >= {condition.lower}")
         if condition.upper is not None:

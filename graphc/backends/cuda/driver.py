@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -93,6 +94,17 @@ class Graph:
     handle: int
 
 
+@dataclass(frozen=True)
+class Module:
+    """Loaded kernels by name, where their sources can be read, and what compiling them took."""
+
+    kernels: Mapping[str, Kernel]
+    folder: Path
+    compiled: bool
+    seconds: float
+
+
+Progress = Callable[[int, int, str], None]
 Argument = DeviceMemory | TensorMap | np.generic
 
 
@@ -121,8 +133,16 @@ class Driver(Protocol):
     def encode(self, box: TensorBox) -> TensorMap:
         """The tensor map of a box."""
 
-    def load(self, source: SourceFile) -> Mapping[str, Kernel]:
-        """The kernels of a CUDA source by name; compiled once for one text."""
+    def copy(self, target: DeviceMemory, source: DeviceMemory) -> None:
+        """Copy all of ``source`` to the start of ``target``, which it does not overlap."""
+
+    def load(
+        self, files: Sequence[SourceFile], net: str = "kernels", progress: Progress | None = None
+    ) -> Module:
+        """The kernels of CUDA sources; compiled once for one set of texts.
+
+        ``progress`` gets the files compiled, their number and the name of the last.
+        """
 
     def launch(
         self,
@@ -146,3 +166,6 @@ class Driver(Protocol):
 
     def synchronize(self) -> None:
         """Wait for all launches."""
+
+    def seconds(self, call: Callable[[], None]) -> float:
+        """How long the device works on what ``call`` launches."""

@@ -9,7 +9,8 @@ import shutil
 import struct
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from graphc.backends.cuda.driver import (
     Extent,
     Graph,
     Kernel,
+    Module,
+    Progress,
     TensorBox,
     TensorMap,
 )
@@ -164,17 +167,26 @@ class Emulator:
         )  # fmt: skip
         return TensorMap(box, data.ljust(TENSOR_MAP_BYTES, b"\0"))
 
-    def load(self, source: SourceFile) -> Mapping[str, Kernel]:
-        """The kernels of a CUDA source by name, compiled with g++."""
+    def copy(self, target: DeviceMemory, source: DeviceMemory) -> None:
+        """Copy all of ``source`` to the start of ``target``, written or not."""
+        self._not_while_recording("copy")
+        to, flags = self._stretch(target, source.bytes)
+        data, written = self._stretch(source, source.bytes)
+        to[:], flags[:] = data, written
+
+    def load(
+        self, files: Sequence[SourceFile], net: str = "kernels", progress: Progress | None = None
+    ) -> Module:
+        """The kernels of CUDA sources, compiled with g++."""
         self._not_while_recording("load")
-        built = build_emulated(source)
+        built = build_emulated(net, files, progress)
         library = load(built.path)
         kernels = {}
-        for name in built.kernels:
+        for name, file in built.kernels.items():
             kernels[name] = Kernel(name, len(self._kernels))
             sizes = _parameter_sizes(library, name)
-            self._kernels.append(_Loaded(name, source.name, built.path, library, sizes))
-        return kernels
+            self._kernels.append(_Loaded(name, file, built.path, library, sizes))
+        return Module(kernels, built.path.parent, built.compiled, built.seconds)
 
     def launch(
         self,
@@ -223,6 +235,12 @@ class Emulator:
     def synchronize(self) -> None:
         """Nothing is under way after a launch."""
         self._not_while_recording("synchronize")
+
+    def seconds(self, call: Callable[[], None]) -> float:
+        """The emulator's own time, which says nothing about a device."""
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
 
     def _not_while_recording(self, what: str) -> None:
         if self._recording is not None:
