@@ -187,16 +187,18 @@ extern "C" __global__ void order(float *out) {
 
 
 def test_a_library_is_compiled_once(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = build_emulated(SCALE)
-    assert first.kernels == ("scale", "copy", "follow")
+    first = build_emulated("scale", [SCALE])
+    assert first.kernels == dict.fromkeys(("scale", "copy", "follow"), "scale.cu")
+    assert first.compiled
     monkeypatch.setenv("GRAPHC_COMPILE_TIMEOUT", "0.001")  # no compiler is as fast as that
-    assert build_emulated(SCALE) == first
+    again = build_emulated("scale", [SCALE])
+    assert (again.path, again.compiled) == (first.path, False)
 
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ToolchainError, match="needs g\\+\\+, and there is no 'no-such-compiler'"):
-        build_emulated(SCALE)
+        build_emulated("scale", [SCALE])
 
 
 def test_a_text_that_does_not_compile_is_shown(device: Emulator) -> None:

@@ -24,7 +24,7 @@ class DeviceArray:
         self.shape = tuple(shape)
         self.dtype = np.dtype(dtype)
         self.memory: DeviceMemory = driver.allocate(self.nbytes)
-        self.close = weakref.finalize(self, driver.free, self.memory)
+        weakref.finalize(self, driver.free, self.memory).atexit = False
 
     @property
     def size(self) -> int:

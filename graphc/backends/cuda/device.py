@@ -6,15 +6,14 @@ from functools import cache
 
 from graphc.backends.cuda.driver import Driver
 from graphc.backends.cuda.emulator import Emulator
-
-TARGETS = ("cuda", "cuda-emu")
+from graphc.backends.cuda.gpu import Gpu
 
 
 @cache
 def open_device(target: str) -> Driver:
-    """The driver of a target.
+    """The driver of the target "cuda" or "cuda-emu".
 
     Raises:
         ToolchainError: something that the target needs is not installed.
     """
-    return Emulator()
+    return Gpu() if target == "cuda" else Emulator()

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from graphc.errors import CompilerBug
+from graphc.errors import CompilerBug, UserError
 from graphc.ir.source import SourceFile
 
 TENSOR_MAP_BYTES = 128
@@ -104,6 +104,19 @@ class Module:
     seconds: float
 
 
+class OutOfMemory(UserError):
+    """A device has less memory than is needed; sizes in bytes."""
+
+    def __init__(self, device: str, needed: int, free: int, total: int):
+        super().__init__(
+            f"{device} has too little memory\n"
+            f"  needed: {needed / 2**20:,.0f} MiB\n"
+            f"  free:   {free / 2**20:,.0f} MiB of {total / 2**20:,.0f}\n"
+            "  Take a smaller batch, or end other programs that use the device."
+        )
+        self.needed, self.free, self.total = needed, free, total
+
+
 Progress = Callable[[int, int, str], None]
 Argument = DeviceMemory | TensorMap | np.generic
 
@@ -163,6 +176,9 @@ class Driver(Protocol):
 
     def replay(self, graph: Graph) -> None:
         """Run what was recorded, in order."""
+
+    def release(self, graph: Graph) -> None:
+        """Forget what was recorded."""
 
     def synchronize(self) -> None:
         """Wait for all launches."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import secrets
 import shutil
@@ -111,7 +112,8 @@ class Emulator:
         self.seed = _seed() if seed is None else seed
         self._allocations: dict[int, _Allocation] = {}
         self._kernels: list[_Loaded] = []
-        self._graphs: list[tuple[_Recorded, ...]] = []
+        self._graphs: dict[int, tuple[_Recorded, ...]] = {}
+        self._numbers = itertools.count()
         self._recording: list[_Recorded] | None = None
 
     def allocate(self, size: int) -> DeviceMemory:
@@ -220,9 +222,10 @@ class Emulator:
         """What was recorded since ``begin_capture``."""
         if self._recording is None:
             raise CompilerBug("end_capture without begin_capture")
-        self._graphs.append(tuple(self._recording))
+        graph = Graph(next(self._numbers))
+        self._graphs[graph.handle] = tuple(self._recording)
         self._recording = None
-        return Graph(len(self._graphs) - 1)
+        return graph
 
     def replay(self, graph: Graph) -> None:
         """Run what was recorded, in order."""
@@ -231,6 +234,10 @@ class Emulator:
             self.launch(
                 item.kernel, item.grid, item.block, item.shared_bytes, item.arguments, item.reaches
             )
+
+    def release(self, graph: Graph) -> None:
+        """Forget what was recorded."""
+        del self._graphs[graph.handle]
 
     def synchronize(self) -> None:
         """Nothing is under way after a launch."""

@@ -42,10 +42,10 @@ def _thread_places(nest: GridNest, printer: CudaPrinter, count: int, used: set[s
     flat = _flat_name(nest.axes)
     lines = []
     if not printer.whole or used & {a.name for a in nest.axes}:
-        place = f"blockIdx.x * {nest.team.threads} + threadIdx.x"
-        if printer.index != "int":
-            place = f"({printer.index})blockIdx.x * {nest.team.threads} + threadIdx.x"
-        lines.append(f"const {printer.index} {flat} = ({printer.index})({place});")
+        place = f"(int)(blockIdx.x * {nest.team.threads} + threadIdx.x)"
+        if nest.wide:
+            place = f"(gc_int64)blockIdx.x * {nest.team.threads} + threadIdx.x"
+        lines.append(f"const {printer.index} {flat} = {place};")
     if not printer.whole:
         lines.append(f"if ({flat} >= {count}) return;")
     return lines + _decoded(nest.axes, printer, used)

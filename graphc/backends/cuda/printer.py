@@ -9,7 +9,7 @@ from typing import Any
 from graphc.backends.cuda.mapping import BINARY, FUNCTIONS, INDEX, TYPES, WIDE_INDEX, literal
 from graphc.backends.printer import INDENT, Printer
 from graphc.ir.index import Index
-from graphc.ir.loops import Combine, LoadLanes, Loop, Statement, StoreLanes, Team, TeamLoop
+from graphc.ir.loops import Combine, Declare, LoadLanes, Loop, Statement, StoreLanes, Team, TeamLoop
 from graphc.ir.types import Axis, DType, element_count
 
 _UNROLLED = 16  # windows up to this long are unrolled
@@ -68,6 +68,12 @@ class CudaPrinter(Printer):
             if axis.name in used:
                 lines.append(f"{INDENT * depth}const {self.index} {axis.name} = {value};")
         return lines
+
+    def declaration(self, statement: Declare) -> str:
+        """A local variable, or neighbours that will be stored as one."""
+        if statement.lanes:
+            return f"gc_lanes<{TYPES[statement.dtype]}, {statement.lanes}> {statement.name};"
+        return super().declaration(statement)
 
     def loop_lines(self, loop: Loop, depth: int) -> list[str]:
         """A loop of one thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -44,7 +45,9 @@ class DeviceProgram(Program):
         self._arrays = [self._array(b, shared, seed) for b in schedule.buffers]
         self._memories = [self._memory(n, b) for n, b in enumerate(schedule.buffers)]
         named = list(zip(schedule.buffers, self._arrays, strict=True))
-        self.parameters = {b.name: a for b, a in named if b.node.kind == "parameter" and a is not None}
+        self.parameters = {
+            b.name: a for b, a in named if b.node.kind == "parameter" and a is not None
+        }
         self.states = {b.name: a for b, a in named if b.node.kind == "state" and a is not None}
 
     def _array(self, buffer: Buffer, shared: Mapping[str, Any], seed: int) -> DeviceArray | None:
@@ -90,6 +93,7 @@ class DeviceProgram(Program):
             for launch in self._launches:
                 self._launch(launch)
             self._graph = self.driver.end_capture()
+            weakref.finalize(self, self.driver.release, self._graph).atexit = False
         self.driver.replay(self._graph)
 
     def _launch(self, launch: Launch) -> None:
