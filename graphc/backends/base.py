@@ -51,6 +51,7 @@ class Program(ABC):
         folder: where the generated sources can be read.
         compiled, compile_seconds: whether sources were compiled, and how long that took.
         arena_bytes, workspace_bytes: exact memory for intermediate values and packing.
+        language: what the sources are written in.
         machine: what runs the kernels, for people: "2 threads", or the name of a device.
     """
 
@@ -61,6 +62,7 @@ class Program(ABC):
     compile_seconds: float
     arena_bytes: int
     workspace_bytes: int
+    language: str
     machine: str
 
     def __init__(

@@ -37,6 +37,7 @@ BLOCK = 256  # threads of a block
 WARP = 32
 _FEW_TERMS = 2 * WARP  # a thread adds so many alone
 _MANY = 1 << 16  # outputs that fill a device with one thread each
+_MANY_PRODUCTS = 1 << 12  # here neighbours share what they read, so that caches serve them
 _LONG = 1 << 10  # terms that a whole block shares
 _WIDE = 1 << 31  # places from here on need 64 bits
 
@@ -57,6 +58,8 @@ def grid_nest(plan: KernelPlan, group: Group) -> GridNest:
     places = [element_count(array.layout.shape) for array in group.arrays.values()]
     wide = max([_extent(merged.axes), *places]) >= _WIDE
     team, reason = choose_team(blocks, merged, nest.namer)
+    if plan.strategy == "contraction" and _extent(merged.axes) >= _MANY_PRODUCTS:
+        team, reason = one_each(_extent(merged.axes)), "a thread for each sum of products"
     if team.workers > 1:
         body, finish = _shared(nest, merged, blocks)
         return GridNest(merged.axes, team, body, finish, wide, reason)

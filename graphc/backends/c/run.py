@@ -28,6 +28,8 @@ _PAGE = 2 << 20
 class HostProgram(Program):
     """A program whose kernels run on this processor; ``threads`` of them at once."""
 
+    language = "C"
+
     def __init__(
         self, schedule: Schedule, routines: Sequence[Routine], emitted: Emitted,
         library: BuiltLibrary, limits: Mapping[Node, int], shared: Mapping[str, np.ndarray],

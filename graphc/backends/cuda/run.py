@@ -28,6 +28,8 @@ class DeviceProgram(Program):
     device can share them. Feeds are copied to the device, outputs from it.
     """
 
+    language = "CUDA"
+
     def __init__(
         self, driver: Driver, schedule: Schedule, routines: Sequence[Routine], emitted: Emitted,
         module: Module, limits: Mapping[Node, int], shared: Mapping[str, Any], seed: int,
