@@ -105,13 +105,14 @@ def main() -> None:
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True)
 @click.option("--samples", type=COUNT, help="At most so many images.")
 @click.option("--threads", type=COUNT, help="By default one for each core.")
-@click.option("--target", type=click.Choice([*TARGETS, "cuda"]), default="c", show_default=True)
+@click.option(
+    "--target", type=click.Choice(TARGETS), default="c", show_default=True,
+    help="This processor, an NVIDIA GPU, or its emulator.",
+)  # fmt: skip
 @with_options(STEP_OPTIONS)
 @with_options(MODEL_OPTIONS)
 def train_command(model: str, data: str, samples: int | None, **given: Any) -> None:
     """Train a model and say where its formulas and sources can be read."""
-    if given["target"] not in TARGETS:
-        raise UserError("there is no CUDA target yet; leave --target out to train on the CPU")
     asked = _model_options(given)
     first = choose_model(model, data, asked)
     classes = first.settings.classes if data == "synthetic" else given["classes"]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
-
-from graphc.backends.base import thread_count
+from graphc.backends.base import Program, thread_count
 from graphc.backends.c.build import build_library
 from graphc.backends.c.emit import emit
 from graphc.backends.c.mapping import BLOCKS
-from graphc.backends.c.run import Program
+from graphc.backends.c.run import HostProgram
 from graphc.backends.c.toolchain import find_toolchain
+from graphc.backends.cuda.device import open_device
+from graphc.backends.cuda.emit import emit as emit_cuda
+from graphc.backends.cuda.run import DeviceProgram
 from graphc.errors import user_error
 from graphc.ir.graph import Assignment, Graph, Node
+from graphc.lower.grid import lower_to_grid
 from graphc.lower.routines import lower
 from graphc.ops.messages import brief, value_list
 from graphc.passes.pipeline import run_passes
@@ -21,12 +24,12 @@ from graphc.schedule.plan import make_schedule
 from graphc.verify import check_graph, label_ranges
 
 Progress = Callable[[int, int, str], None]
-TARGETS = ("c",)
+TARGETS = ("c", "cuda", "cuda-emu")
 
 
 def compile_graph(
     outputs: Sequence[Node], *, assignments: Sequence[Assignment] = (), target: str = "c",
-    name: str = "net", parameters: Mapping[str, np.ndarray] | None = None, seed: int = 0,
+    name: str = "net", parameters: Mapping[str, Any] | None = None, seed: int = 0,
     threads: int | None = None, exact: bool = False, progress: Progress | None = None,
 ) -> Program:  # fmt: skip
     """Compile outputs into a callable program.
@@ -34,35 +37,42 @@ def compile_graph(
     Args:
         outputs: the nodes whose values a call returns.
         assignments: values that parameters and states take after each call.
-        target: "c".
+        target: "c"; "cuda", an NVIDIA GPU; or "cuda-emu", the same CUDA text on this processor,
+            slow and strict.
         name: names the folder of the generated sources.
         parameters: arrays by name to use (and update) in place instead of initialising new ones;
-            pass another program's ``parameters`` to share them.
+            pass another program's ``parameters`` to share them. On a device only a device's arrays
+            are shared; NumPy arrays are what it starts from.
         seed: of the initialisers.
         threads: OpenMP threads; by default one for each available core.
         exact: compute every convolution as the sum that its equation says; otherwise short
             windows are computed by tiles (Winograd), faster and with a rounding error of about
-            1e-6 instead of 3e-7 (``graphc show --stage schedule`` prints each bound).
+            1e-6 instead of 3e-7 (``graphc show --stage schedule`` prints each bound). Devices
+            always do.
         progress: called with (files done, files in all, file name) while compiling.
 
     Raises:
         UserError: two parameters share a name, an unknown target.
-        ToolchainError: no compiler, or it failed.
+        ToolchainError: no compiler, or it failed; no device.
     """
     if not isinstance(target, str) or target not in TARGETS:
-        raise user_error(
-            f"compile: unknown target {brief(target)}",
-            f"expected {' or '.join(map(repr, TARGETS))}",
-        )
+        expected = f"{', '.join(map(repr, TARGETS[:-1]))} or {TARGETS[-1]!r}"
+        raise user_error(f"compile: unknown target {brief(target)}", f"expected {expected}")
     thread_count(threads)
     source = Graph(value_list("compile", outputs), tuple(assignments))
     check_graph(source)
-    graph = run_passes(source)
-    toolchain = find_toolchain()
-    block = BLOCKS[toolchain.simd]
-    schedule = make_schedule(graph, block, exact=exact)
-    routines = lower(schedule, block)
-    emitted = emit(schedule, routines, block)
-    library = build_library(name, emitted.files, progress=progress)
-    limits = label_ranges(source)
-    return Program(schedule, routines, emitted, library, limits, parameters or {}, seed, threads)
+    graph, limits, given = run_passes(source), label_ranges(source), parameters or {}
+    if target == "c":
+        toolchain = find_toolchain()
+        block = BLOCKS[toolchain.simd]
+        schedule = make_schedule(graph, block, exact=exact)
+        routines = lower(schedule, block)
+        emitted = emit(schedule, routines, block)
+        library = build_library(name, emitted.files, progress=progress)
+        return HostProgram(schedule, routines, emitted, library, limits, given, seed, threads)
+    device = open_device(target)
+    schedule = make_schedule(graph)
+    routines = lower_to_grid(schedule)
+    kernels = emit_cuda(schedule, routines)
+    module = device.load(kernels.files, name, progress)
+    return DeviceProgram(device, schedule, routines, kernels, module, limits, given, seed)

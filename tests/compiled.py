@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from graphc.autodiff.backward import gradients
-from graphc.backends.c.run import Program
+from graphc.backends.base import Program
 from graphc.compiler import compile_graph
 from graphc.evaluate import evaluate
 from graphc.ir.graph import Node

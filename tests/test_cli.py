@@ -123,7 +123,7 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("train", "lenet5", "--target", "cuda"), 1, "no CUDA target"),
+        (("train", "lenet5", "--target", "cuda", "--samples", "64"), 1, "the target 'cuda' needs"),
         (("train", "lenet5", "--data", "cats"), 1, "there is no data named 'cats'"),
         (("train", "lenet5", "--width", "-1"), 1, "error: lenet5: width must be"),
         (("train", "lenet5", "--batch", "2000"), 1, "a batch of 2000"),

@@ -1,12 +1,15 @@
-"""What every backend's program shares: feeds checked against inputs, arrays initialised."""
+"""What every backend's program shares: calls, feeds checked against inputs, first values."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import os
-from collections.abc import Mapping
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,8 @@ from graphc.dsl.init import he_normal
 from graphc.errors import UserError, user_error
 from graphc.evaluate import fed_array
 from graphc.ir.graph import Node
+from graphc.ir.loops import Routine
+from graphc.ir.schedule import Schedule
 from graphc.ops.messages import brief, describe
 
 
@@ -34,6 +39,85 @@ class KernelInfo:
     def formula(self) -> str:
         """The formulas, one a line."""
         return "\n".join(self.formulas)
+
+
+class Program(ABC):
+    """A compiled graph: call it with arrays by input name, get the outputs as new arrays.
+
+    Attributes:
+        parameters, states: name -> array, updated in place by each call that assigns them. They
+            are NumPy arrays, or arrays on the device that convert to NumPy's.
+        kernels: name -> KernelInfo in execution order.
+        folder: where the generated sources can be read.
+        compiled, compile_seconds: whether sources were compiled, and how long that took.
+        arena_bytes, workspace_bytes: exact memory for intermediate values and packing.
+        language: what the sources are written in.
+        machine: what runs the kernels, for people: "2 threads", or the name of a device.
+    """
+
+    parameters: dict[str, Any]
+    states: dict[str, Any]
+    folder: Path
+    compiled: bool
+    compile_seconds: float
+    arena_bytes: int
+    workspace_bytes: int
+    language: str
+    machine: str
+
+    def __init__(
+        self, schedule: Schedule, routines: Sequence[Routine], texts: Mapping[str, str],
+        limits: Mapping[Node, int],
+    ) -> None:  # fmt: skip
+        self.schedule = schedule
+        self.routines = tuple(routines)
+        self.kernels = _kernel_infos(schedule, routines, texts)
+        self.arena_bytes = schedule.arena_bytes
+        self.inputs = tuple(b.node for b in schedule.buffers if b.storage == "feed")
+        self._limits = limits
+        self._lock, self._forked = threading.Lock(), os.getpid()
+
+    def __call__(self, **feeds: Any) -> list[np.ndarray]:
+        """Run once.
+
+        Raises:
+            UserError: a feed is missing, unknown, of the wrong shape or type, or a label is out
+                of range.
+        """
+        return self._call(feeds, None)
+
+    def profile(self, **feeds: Any) -> dict[str, float]:
+        """Run once; seconds by kernel name."""
+        seconds = np.zeros(len(self.routines))
+        self._call(feeds, seconds)
+        return {r.name: float(s) for r, s in zip(self.routines, seconds, strict=True)}
+
+    def _call(self, feeds: Mapping[str, Any], seconds: np.ndarray | None) -> list[np.ndarray]:
+        check_known(feeds, self.inputs)
+        if os.getpid() != self._forked:  # the lock may have been held at the fork
+            self._lock, self._forked = threading.Lock(), os.getpid()
+        with self._lock:
+            return self._run(feeds, seconds)
+
+    @abstractmethod
+    def _run(self, feeds: Mapping[str, Any], seconds: np.ndarray | None) -> list[np.ndarray]:
+        """Outputs of one run, one caller at a time; fills ``seconds`` of each kernel if given."""
+
+    def _feed(self, node: Node, feeds: Mapping[str, Any]) -> np.ndarray:
+        """The checked array of an input."""
+        return checked_feed(node, feeds, self._limits.get(node))
+
+
+def _kernel_infos(
+    schedule: Schedule, routines: Sequence[Routine], texts: Mapping[str, str]
+) -> dict[str, KernelInfo]:
+    return {
+        r.name: KernelInfo(
+            r.name, r.title, texts[r.name], str(plan.nodes[0].location), r.flops, r.bytes,
+            f"{plan.strategy}: {plan.reason}",
+        )
+        for r, plan in zip(routines, schedule.kernels, strict=True)
+    }  # fmt: skip
 
 
 def aligned_bytes(size: int, alignment: int) -> np.ndarray:
@@ -147,4 +231,9 @@ def thread_count(threads: int | None) -> int:
                 "legal: a whole number of at least 1; unset it to use every core",
             )
         return int(text)
+    return available_cores()
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

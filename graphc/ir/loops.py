@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graphc.ir.index import Index
-from graphc.ir.scalar import Condition, Load, Scalar
+from graphc.ir.scalar import Condition, Load, Name, Scalar
 from graphc.ir.tiles import LinearProgram
 from graphc.ir.types import Axis, DType
 
@@ -64,7 +64,48 @@ class Loop:
     unroll: bool = False
 
 
-Statement = Declare | Assign | Store | When | Loop
+@dataclass(frozen=True)
+class LoadLanes:
+    """name = the ``lanes`` neighbours at buffer[offset], which is a multiple of ``lanes``."""
+
+    name: str
+    dtype: DType
+    lanes: int
+    buffer: str
+    offset: Index
+
+
+@dataclass(frozen=True)
+class StoreLanes:
+    """The ``lanes`` neighbours at buffer[offset], a multiple of ``lanes``, = the array name."""
+
+    buffer: str
+    offset: Index
+    name: str
+    lanes: int
+
+
+@dataclass(frozen=True)
+class TeamLoop:
+    """for all positions of ``axes``: each worker of a team takes its share, in order."""
+
+    axes: tuple[Axis, ...]
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
+class Combine:
+    """Accumulators of a team's workers become one, pairwise in a fixed order, at the first worker.
+
+    ``body`` adds what ``others`` hold of another worker to one's own ``names``.
+    """
+
+    names: tuple[Name, ...]
+    others: tuple[Name, ...]
+    body: tuple[Statement, ...]
+
+
+Statement = Declare | Assign | Store | When | Loop | LoadLanes | StoreLanes | TeamLoop | Combine
 
 
 @dataclass(frozen=True)
@@ -226,12 +267,50 @@ class TileProduct:
 
 
 @dataclass(frozen=True)
+class Team:
+    """Threads of a block: ``workers`` share the window of one output, ``outputs`` stand in a block.
+
+    ``adjacent`` is what neighbouring threads are: workers of one output, or outputs.
+    """
+
+    workers: int
+    outputs: int
+    adjacent: Literal["workers", "outputs"]
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.workers * self.outputs
+
+
+@dataclass(frozen=True)
+class GridNest:
+    """A nest for a grid of threads: no loop over outputs, which are counted row-major over axes.
+
+    Attributes:
+        axes: output axes, merged; where threads take several neighbours, the last counts vectors.
+        team: how a block's threads share outputs and their windows.
+        body: what every worker does for its output.
+        finish: what the first worker does after it.
+        wide: whether a place in an array may need 64 bits.
+        reason: why this team, for people.
+    """
+
+    axes: tuple[Axis, ...]
+    team: Team
+    body: tuple[Statement, ...]
+    finish: tuple[Statement, ...]
+    wide: bool
+    reason: str
+
+
+@dataclass(frozen=True)
 class Routine:
     """One generated function."""
 
     name: str
     title: tuple[str, ...]
     parameters: tuple[Parameter, ...]
-    body: tuple[Statement, ...] | Contraction | TileProduct
+    body: tuple[Statement, ...] | Contraction | TileProduct | GridNest
     flops: int
     bytes: int

@@ -65,3 +65,14 @@ class Schedule:
         layout = reshaped(self.buffer(node).layout, node.shape)
         assert layout is not None
         return layout
+
+    @property
+    def moves(self) -> tuple[tuple[int, int], ...]:
+        """(from, to) of the buffers that are copied after all kernels, all sources read first:
+        assignments whose kernel could not write into the state directly.
+        """
+        return tuple(
+            (self.places[a.value], self.places[a.state])
+            for a in self.graph.assignments
+            if a.state in self.places and self.places[a.value] != self.places[a.state]
+        )

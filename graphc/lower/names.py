@@ -28,7 +28,13 @@ taps total
 transform_back transform_columns transform_filter transform_patch transform_rows transformed
 transformed_columns transformed_rows
 """
+# What CUDA adds, and the names of its templates.
+_DEVICE = """
+active blockdim blockidx element expf half griddim index inside logf lower max min output outputs
+position shared step steps team threadidx thread warp width worker workers
+"""
 RESERVED = frozenset(f"{_LANGUAGE} {_FUNCTIONS} {_OWN}".split())
+RESERVED_ON_DEVICE = RESERVED | frozenset(_DEVICE.split())
 
 
 def identifier(text: str) -> str:
@@ -40,8 +46,9 @@ def identifier(text: str) -> str:
 class Namer:
     """Hands out identifiers that differ from each other and from reserved words."""
 
-    def __init__(self) -> None:
-        self.taken = set(RESERVED)
+    def __init__(self, reserved: frozenset[str] = RESERVED) -> None:
+        self.reserved = reserved
+        self.taken = set(reserved)
         self.merged: dict[tuple[str, str], str] = {}
 
     def name(self, text: str, suffixes: Sequence[str] = ("",)) -> str:
@@ -51,7 +58,9 @@ class Namer:
     def axis(self, name: str) -> str:
         """A fresh identifier for an axis: its own name if that is a plain word."""
         plain = re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name) is not None
-        return self._fresh(name if plain and name not in RESERVED else f"{identifier(name)}_axis")
+        return self._fresh(
+            name if plain and name not in self.reserved else f"{identifier(name)}_axis"
+        )
 
     def merged_axis(self, outer: str, inner: str) -> str:
         """Both names in a row; the same two axes always merge into the same name."""

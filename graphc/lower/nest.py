@@ -73,7 +73,7 @@ def make_stage(
 
 def build_nest(plan: NestPlan) -> tuple[Statement, ...]:
     """The statements of the nest."""
-    merged = _merge_outputs(plan)
+    merged = merge_outputs(plan)
     blocks = sibling_blocks(plan.stages)
     points = max(stage.equation.points for stage in plan.stages)
     cut = lane_axis(blocks, merged, plan.namer)
@@ -81,8 +81,8 @@ def build_nest(plan: NestPlan) -> tuple[Statement, ...]:
         return _lane_nest(plan, merged, blocks, cut, points)
     body: list[Statement] = []
     for block in blocks:
-        body += _stage_statements(block, merged, plan.namer)
-    body += _stores(plan, merged)
+        body += stage_statements(block, merged, plan.namer)
+    body += store_statements(plan, merged)
     window = max(
         stage.equation.points // max(1, element_count(stage.equation.shape))
         for stage in plan.stages
@@ -100,18 +100,20 @@ def _lane_nest(
     values = {name: index.substitute(step) for name, index in merged.values.items()}
     split = Merged((*merged.axes[:-1], outer), {**step, **values})
     maps = {b[0].value: map_statement(b[0], split) for b in blocks if b[0].equation.is_map}
-    body = lane_statements(blocks, split, lane, plan.namer, maps, _stores(plan, split))
+    body = lane_statements(blocks, split, lane, plan.namer, maps, store_statements(plan, split))
     return _wrap(tuple(a for a in split.axes if a.extent > 1), tuple(body), points, False)
 
 
-def _stores(plan: NestPlan, merged: Merged) -> list[Statement]:
+def store_statements(plan: NestPlan, merged: Merged) -> list[Statement]:
+    """What leaves the kernel."""
     return [
         Store(buffer, offset.substitute(merged.values), Name(value, dtype))
         for buffer, offset, value, dtype in plan.stores
     ]
 
 
-def _merge_outputs(plan: NestPlan) -> Merged:
+def merge_outputs(plan: NestPlan) -> Merged:
+    """The output axes, merged where every access lets them."""
     offsets = [offset for _, offset, _, _ in plan.stores]
     conditions: list[Condition] = []
     for stage in plan.stages:
@@ -148,7 +150,8 @@ def _wrap(
     return body
 
 
-def _stage_statements(block: Sequence[Stage], merged: Merged, namer: Namer) -> list[Statement]:
+def stage_statements(block: Sequence[Stage], merged: Merged, namer: Namer) -> list[Statement]:
+    """The value of a map, or of reductions that share a window."""
     if block[0].equation.is_map:
         return [map_statement(block[0], merged)]
     return reduction_statements(block, merged, namer)

@@ -18,7 +18,8 @@ from graphc.lower.freeze import MutableEnvironment, as_type, compute_dtype, free
 from graphc.lower.names import Namer
 
 SHORT_WINDOW = 16
-SUFFIXES = ("", "_item", "_sum", "_best", "_wins", "_place")  # locals that a value may need
+_SHARED = tuple(f"{a}{b}" for a in ("_sum", "_best", "_place") for b in ("_other", "_shares"))
+SUFFIXES = ("", "_item", "_sum", "_best", "_wins", "_place", *_SHARED)  # locals of a value
 _SMALL = 1 << 30  # positions below this are compared as 32-bit numbers
 
 
@@ -75,8 +76,24 @@ def _same_window(a: Stage, b: Stage) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Reductions over one window: accumulators, what each element does to them, the results."""
+
+    before: tuple[Statement, ...]
+    window: Merged
+    inside: tuple[Statement, ...]
+    after: tuple[Statement, ...]
+
+
 def reduction_statements(block: Sequence[Stage], merged: Merged, namer: Namer) -> list[Statement]:
     """Accumulators, the loops over the window, and the finished values."""
+    parts = reduction_parts(block, merged, namer)
+    return [*parts.before, *_window_loops(block, parts.window, parts.inside), *parts.after]
+
+
+def reduction_parts(block: Sequence[Stage], merged: Merged, namer: Namer) -> Parts:
+    """The parts of which the loops are made."""
     first = block[0]
     window = merge_window(first, merged, namer)
     item, conditions = window_item(block, merged, window)
@@ -97,7 +114,7 @@ def reduction_statements(block: Sequence[Stage], merged: Merged, namer: Namer) -
     guarded: tuple[Statement, ...] = tuple(inside)
     if conditions:
         guarded = (When(conditions, guarded),)
-    return [*before, *_window_loops(block, window, guarded), *after]
+    return Parts(tuple(before), window, guarded, tuple(after))
 
 
 def _window_loops(
@@ -193,8 +210,7 @@ def _extreme(
         if stage.equation.reduction == way:
             after.append(finish(stage, best))
             continue
-        count = element_count(tuple(a.extent for a in axes))
-        place = Name(f"{stage.value}_place", DType.int32 if count < _SMALL else DType.int64)
+        place = _place(stage)
         before.append(Declare(place.name, place.dtype, Number(0, place.dtype), True))
         here = Position(_flat(axes), place.dtype)
         inside.append(Assign(place.name, Call("select", (wins, here, place), place.dtype)))
@@ -211,3 +227,62 @@ def _clipped(value: float) -> int:
 def _flat(axes: tuple[Axis, ...]) -> Index:
     index = tuple(axis_index(a.name) for a in axes)
     return row_major(tuple(a.extent for a in axes)).offset(index)
+
+
+def combine_statements(
+    block: Sequence[Stage],
+) -> tuple[tuple[Name, ...], tuple[Name, ...], tuple[Statement, ...]]:
+    """Accumulators, names for another worker's, and what adds those to one's own."""
+    dtype = compute_dtype(block[0].node, block[0].equation)
+    names: list[Name] = []
+    body: list[Statement] = []
+    for stage in block:
+        if stage.equation.reduction in ("sum", "prod"):
+            total = accumulator(stage, dtype)
+            names.append(total)
+            body.append(accumulate(stage, total, other(total)))
+    for way in ("max", "min"):
+        extremes = [s for s in block if s.equation.reduction in (way, f"arg{way}")]
+        if extremes:
+            found = _better(extremes, way, dtype)
+            names += found[0]
+            body += found[1]
+    return tuple(names), tuple(other(name) for name in names), tuple(body)
+
+
+def other(name: Name) -> Name:
+    """What another worker of the team holds under a name."""
+    return Name(f"{name.name}_other", name.dtype)
+
+
+def _better(stages: Sequence[Stage], way: str, dtype: DType) -> tuple[list[Name], list[Statement]]:
+    """The greater (or lesser) of two bests, on a tie the one that stands first; NaN beats all."""
+    best = Name(f"{stages[0].value}_best", dtype)
+    wins = Name(f"{stages[0].value}_wins", DType.boolean)
+    places = [_place(s) for s in stages if s.equation.reduction != way]
+    ours, theirs = best, other(best)
+    test: Scalar = _both("greater" if way == "max" else "less", theirs, ours)
+    same: Scalar = _both("equal", theirs, ours)
+    if dtype.is_float:
+        missing, here = _both("not_equal", theirs, theirs), _both("not_equal", ours, ours)
+        test = _logic("or", test, _logic("and", missing, _both("equal", ours, ours)))
+        same = _logic("or", same, _logic("and", missing, here))
+    if places:
+        test = _logic("or", test, _logic("and", same, _both("less", other(places[0]), places[0])))
+    body: list[Statement] = [Declare(wins.name, DType.boolean, test)]
+    for name in (*places, best):
+        body.append(Assign(name.name, Call("select", (wins, other(name), name), name.dtype)))
+    return [best, *places], body
+
+
+def _both(function: str, a: Name, b: Name) -> Scalar:
+    return Call(function, (a, b), DType.boolean)
+
+
+def _logic(function: str, a: Scalar, b: Scalar) -> Scalar:
+    return Call(function, (a, b), DType.boolean)
+
+
+def _place(stage: Stage) -> Name:
+    count = element_count(tuple(a.extent for a in stage.equation.reduce_axes))
+    return Name(f"{stage.value}_place", DType.int32 if count < _SMALL else DType.int64)

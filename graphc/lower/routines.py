@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from graphc.ir.equation import Equation
@@ -10,6 +11,7 @@ from graphc.ir.index import axis_index
 from graphc.ir.loops import (
     BlockSizes,
     Contraction,
+    GridNest,
     Parameter,
     Routine,
     Statement,
@@ -29,22 +31,30 @@ from graphc.lower.tiles import Group, build_tiles
 from graphc.passes.classify import contraction_factors
 from graphc.passes.sliding import sliding_product
 
+Body = tuple[Statement, ...] | Contraction | TileProduct | GridNest
+
 
 def lower(schedule: Schedule, block: BlockSizes) -> tuple[Routine, ...]:
-    """Routines of all kernels, in execution order."""
-    return tuple(lower_kernel(plan, schedule, block) for plan in schedule.kernels)
+    """Routines of all kernels for a processor, in execution order."""
+    return tuple(
+        lower_kernel(plan, schedule, Namer(), lambda plan, group: _body(plan, group, block))
+        for plan in schedule.kernels
+    )
 
 
-def lower_kernel(plan: KernelPlan, schedule: Schedule, block: BlockSizes) -> Routine:
-    """The routine of one kernel."""
-    namer = Namer()
+def lower_kernel(
+    plan: KernelPlan, schedule: Schedule, namer: Namer, body: Callable[[KernelPlan, Group], Body]
+) -> Routine:
+    """The routine of one kernel; ``body`` makes of its nodes what the machine runs."""
     equations = _renamed(plan, namer)
     arrays, parameters = _parameters(plan, schedule, namer)
     values = {node: namer.name(f"{node.label}_value", SUFFIXES) for node in plan.nodes}
     outputs = equations[plan.nodes[0]].axes
     group = Group(plan.nodes, equations, values, arrays, plan.stored, namer, outputs)
-    body = _body(plan, group, block)
-    return Routine(plan.name, _title(plan), parameters, body, _flops(plan), _bytes(plan, schedule))
+    return Routine(
+        plan.name, _title(plan), parameters, body(plan, group), _flops(plan),
+        _bytes(plan, schedule),
+    )  # fmt: skip
 
 
 def _body(
@@ -56,8 +66,8 @@ def _body(
         assert form is not None
         return build_tiles(group, form, plan.algorithms, block)
     if plan.strategy == "nest":
-        return build_nest(_nest_plan(group))
-    nest = _nest_plan(_in_phases(group) or group)
+        return build_nest(nest_plan(group))
+    nest = nest_plan(_in_phases(group) or group)
     factors = contraction_factors(nest.stages[0].equation)
     assert factors is not None
     return build_contraction(nest, factors, block)
@@ -123,7 +133,7 @@ def _in_phases(group: Group) -> Group | None:
     return replace(group, equations=equations | {leader: phased.equation}, places=phased.values)
 
 
-def _nest_plan(group: Group) -> NestPlan:
+def nest_plan(group: Group) -> NestPlan:
     """Stages over axes that are split where an array lies in blocks of lanes."""
     lanes = _lane_counts(group)
     names = {axis: group.namer.axis(f"{axis}_lane") for axis in lanes}

@@ -18,16 +18,20 @@ from graphc.schedule.layout import assign_layouts
 from graphc.schedule.memory import place_arena
 
 
-def make_schedule(graph: Graph, block: BlockSizes, *, exact: bool = False) -> Schedule:
-    """Schedule a graph whose passes have run, for a machine with a register block.
+def make_schedule(
+    graph: Graph, block: BlockSizes | None = None, *, exact: bool = False
+) -> Schedule:
+    """Schedule a graph whose passes have run.
 
+    Without a register ``block`` it is for a device: arrays are row-major and sums as they stand.
     ``exact`` keeps every sum of products as it stands: no tiled (Winograd) convolution.
     """
     groups = fuse(graph)
     stored = _stored_nodes(graph, groups)
     kernels = _kernels(graph, groups, stored, block, exact)
     buffers, places = _buffers(graph, kernels)
-    buffers = assign_layouts(graph, kernels, buffers, places, block)
+    if block is not None:
+        buffers = assign_layouts(graph, kernels, buffers, places, block)
     offsets, total = place_arena(graph, kernels, buffers, places)
     placed = tuple(replace(b, offset=offsets.get(number, 0)) for number, b in enumerate(buffers))
     return Schedule(graph, kernels, placed, places, total)
@@ -48,8 +52,8 @@ def _stored_nodes(graph: Graph, groups: Sequence[Sequence[Node]]) -> set[Node]:
 
 
 def _kernels(
-    graph: Graph, groups: Sequence[Sequence[Node]], stored: set[Node], block: BlockSizes,
-    exact: bool,
+    graph: Graph, groups: Sequence[Sequence[Node]], stored: set[Node],
+    block: BlockSizes | None, exact: bool,
 ) -> tuple[KernelPlan, ...]:  # fmt: skip
     bases = memory_bases(graph)
     updated = {bases[a.value]: a.state for a in graph.assignments}
@@ -65,7 +69,11 @@ def _kernels(
 
 
 def _planned(
-    name: str, group: Sequence[Node], keep: tuple[Node, ...], block: BlockSizes, exact: bool
+    name: str,
+    group: Sequence[Node],
+    keep: tuple[Node, ...],
+    block: BlockSizes | None,
+    exact: bool,
 ) -> KernelPlan:
     """The kernel of a group with the way in which its leader is computed."""
     leader = group[0]
@@ -78,7 +86,7 @@ def _planned(
         for axes in (factors.batch, factors.row_axes, factors.column_axes, equation.reduce_axes)
     ]
     reason = "sum of products: batch {}, M {}, N {}, K {}".format(*sizes)
-    choice = choose_tiles(equation, leader.dtype, block, exact)
+    choice = None if block is None else choose_tiles(equation, leader.dtype, block, exact)
     if choice is not None and choice.algorithms:
         return KernelPlan(
             name, tuple(group), keep, "tiles", f"{reason}; {choice.reason}", choice.algorithms

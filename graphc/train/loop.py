@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from graphc.backends.c.run import Program
+from graphc.backends.base import Program
 from graphc.compiler import compile_graph
 from graphc.dsl.model import Model
 from graphc.errors import UserError

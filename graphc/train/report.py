@@ -149,7 +149,7 @@ def closing_lines(model: Model, outcome: Outcome, options: Mapping[str, Any]) ->
     return "\n".join([
         f"{last.step} steps in {outcome.seconds:.1f} s: loss {last.loss:.4f} (epoch's mean "
         f"{last.mean_loss:.4f}), training accuracy {last.accuracy:.2%}, {last.rate:.1f} images/s",
-        f"C sources: {outcome.program.folder}",
+        f"{outcome.program.language} sources: {outcome.program.folder}",
         "formulas and gradients of a layer beside its C:",
         f"  {command} --node {layers[len(layers) // 2]}",
         "all kernels in the order in which they run:",
@@ -173,7 +173,7 @@ def _opening(step: TrainingStep, steps: int) -> str:
     made = f"compiled in {program.compile_seconds:.1f} s" if program.compiled else "from the cache"
     return (
         f"{count:,} parameters, {len(step.kernels)} kernels ({made}), {memory:.0f} MiB for "
-        f"intermediate values, {program.threads} threads, {steps} steps"
+        f"intermediate values, {program.machine}, {steps} steps"
     )
 
 

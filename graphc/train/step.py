@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphc.autodiff.backward import gradients
-from graphc.backends.base import KernelInfo
-from graphc.backends.c.run import Program
+from graphc.backends.base import KernelInfo, Program
 from graphc.compiler import Progress, compile_graph
 from graphc.errors import user_error
 from graphc.ir.graph import Assignment, Graph, Node
@@ -29,12 +28,12 @@ class TrainingStep:
         return self.program(**feeds)
 
     @property
-    def parameters(self) -> dict[str, np.ndarray]:
+    def parameters(self) -> dict[str, Any]:
         """Arrays by name, updated in place."""
         return self.program.parameters
 
     @property
-    def states(self) -> dict[str, np.ndarray]:
+    def states(self) -> dict[str, Any]:
         """Optimizer slots, running statistics, counters."""
         return self.program.states
 
@@ -57,13 +56,13 @@ class TrainingStep:
         for rate in self._rates():
             rate[...] = value
 
-    def _rates(self) -> list[np.ndarray]:
+    def _rates(self) -> list[Any]:
         return [a for name, a in self.states.items() if name.startswith("learning_rate")]
 
 
 def training_step(
     loss: Node, optimizer: Optimizer, *, metrics: Sequence[Node] = (), target: str = "c",
-    name: str = "net", parameters: Mapping[str, np.ndarray] | None = None, seed: int = 0,
+    name: str = "net", parameters: Mapping[str, Any] | None = None, seed: int = 0,
     threads: int | None = None, exact: bool = False, progress: Progress | None = None,
 ) -> TrainingStep:  # fmt: skip
     """Compile the training step of a scalar loss.

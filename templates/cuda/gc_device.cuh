@@ -40,6 +40,7 @@ struct gc_random {
 
 #ifdef __CUDACC__
 #define GC_DEVICE static __device__ __forceinline__
+#define GC_MEMBER __device__ __forceinline__
 // Declares `unsigned char *name`, the shared memory whose size the launch gives, 1024-byte aligned.
 extern __shared__ __align__(1024) unsigned char gc_dynamic_shared[];
 #define GC_DYNAMIC_SHARED(name) unsigned char *const name = gc_dynamic_shared
@@ -52,7 +53,53 @@ GC_DEVICE gc_uint32 gc_shared_address(const void *shared) {
 #include "gc_emulator.hpp"
 #endif
 
+// ---- Neighbours that move as one, the same text on both machines -------------------------------
+
+// Count neighbours in registers.
+template <class Type, int Count>
+struct alignas(Count * sizeof(Type)) gc_lanes {
+  Type lane[Count];
+  GC_MEMBER Type &operator[](int i) { return lane[i]; }
+  GC_MEMBER const Type &operator[](int i) const { return lane[i]; }
+};
+
+// One access; the address is a multiple of its bytes, which are 2 to 16.
+template <int Count, class Type>
+GC_DEVICE gc_lanes<Type, Count> gc_load_lanes(const Type *address) {
+  return *reinterpret_cast<const gc_lanes<Type, Count> *>(address);
+}
+
+template <int Count, class Type>
+GC_DEVICE void gc_store_lanes(Type *address, const gc_lanes<Type, Count> &lanes) {
+  *reinterpret_cast<gc_lanes<Type, Count> *>(address) = lanes;
+}
+
 // ---- Arithmetic, the same text on both machines ------------------------------------------------
+
+#define GC_INFINITY __int_as_float(0x7F800000)
+#define GC_NAN __int_as_float(0x7FC00000)
+
+// floor(a / b) and the remainder that is never negative, for b > 0.
+template <class Type>
+GC_DEVICE Type gc_floor_div(Type a, int b) {
+  return a / b - (a % b < 0);
+}
+template <class Type>
+GC_DEVICE Type gc_mod(Type a, int b) {
+  const Type r = a % b;
+  return r < 0 ? r + b : r;
+}
+
+GC_DEVICE float gc_sigmoidf(float x) {
+  return x >= 0 ? 1.0f / (1.0f + expf(-x)) : expf(x) / (1.0f + expf(x));
+}
+GC_DEVICE double gc_sigmoid(double x) {
+  return x >= 0 ? 1.0 / (1.0 + exp(-x)) : exp(x) / (1.0 + exp(x));
+}
+GC_DEVICE float gc_softplusf(float x) { return (x > 0 ? x : 0) + log1pf(expf(-fabsf(x))); }
+GC_DEVICE double gc_softplus(double x) { return (x > 0 ? x : 0) + log1p(exp(-fabs(x))); }
+GC_DEVICE float gc_signf(float x) { return (float)((x > 0) - (x < 0)); }
+GC_DEVICE double gc_sign(double x) { return (double)((x > 0) - (x < 0)); }
 
 GC_DEVICE float gc_to_float(gc_bf16 x) { return __uint_as_float((gc_uint32)x.bits << 16); }
 

@@ -12,6 +12,7 @@
 #include <utility>
 
 #define GC_DEVICE static inline __attribute__((unused))
+#define GC_MEMBER inline
 #define __global__ __attribute__((noinline))
 #define __device__
 #define __forceinline__ inline

@@ -59,7 +59,7 @@ def run_gemm(
 ) -> np.ndarray:
     """``kernels/sm_80/gemm.cu`` on matrices of bf16 bits: a[m, k] times b[n, k]."""
     (m, k), n = a.shape, len(b)
-    kernel = device.load(source(SM_80 / "gemm.cu", replacements))["gemm"]
+    kernel = device.load([source(SM_80 / "gemm.cu", replacements)]).kernels["gemm"]
     c = device.allocate(4 * m * n)
     sizes = (np.int32(m), np.int32(n), np.int32(k))
     arguments = (upload(device, a), upload(device, b), c, *sizes)
@@ -73,7 +73,7 @@ def run_pipeline(
 ) -> np.ndarray:
     """``kernels/sm_90a/pipeline.cu`` on matrices of bf16 bits: a[m, k] times b[n, k]."""
     (m, k), n = a.shape, len(b)
-    kernel = device.load(source(SM_90A / "pipeline.cu", replacements))["pipeline"]
+    kernel = device.load([source(SM_90A / "pipeline.cu", replacements)]).kernels["pipeline"]
     c = device.allocate(4 * m * n)
     maps = [matrix_map(device, upload(device, x), x.shape) for x in (a, b)]
     sizes = (np.int32(m), np.int32(n), np.int32(-(-k // 64)))
@@ -92,5 +92,5 @@ def launch(
     replacements: Mapping[str, str] | None = None,
 ) -> None:
     """One block of a kernel."""
-    kernel = device.load(source(path, replacements))[name]
+    kernel = device.load([source(path, replacements)]).kernels[name]
     device.launch(kernel, (1, 1, 1), (threads, 1, 1), shared_bytes, arguments)

@@ -31,7 +31,7 @@ def device() -> Emulator:
 
 
 def scale(device: Driver, memory: DeviceMemory, factor: float, n: int = 40) -> None:
-    kernel = device.load(SCALE)["scale"]
+    kernel = device.load([SCALE]).kernels["scale"]
     device.launch(kernel, (2, 1, 1), (32, 1, 1), 0, [memory, np.float32(factor), np.int32(n)])
 
 
@@ -43,7 +43,7 @@ def test_a_launch_changes_memory_in_place(device: Emulator) -> None:
 
 
 def test_a_source_may_hold_several_kernels(device: Emulator) -> None:
-    kernels = device.load(SCALE)
+    kernels = device.load([SCALE]).kernels
     assert list(kernels) == ["scale", "copy", "follow"]
     y = device.allocate(160)
     device.launch(kernels["copy"], (1, 1, 1), (40, 1, 1), 0, [upload(device, ONES), y])
@@ -53,7 +53,7 @@ def test_a_source_may_hold_several_kernels(device: Emulator) -> None:
 def test_captured_launches_run_at_each_replay_and_not_before(device: Emulator) -> None:
     x = upload(device, ONES)
     scale(device, x, 1.0)
-    kernel = device.load(SCALE)["scale"]
+    kernel = device.load([SCALE]).kernels["scale"]
     device.begin_capture()
     for factor in (2, 3):
         arguments = [x, np.float32(factor), np.int32(40)]
@@ -73,7 +73,7 @@ def test_nothing_but_launches_is_captured(device: Emulator) -> None:
         lambda: device.free(x),
         lambda: device.copy_to(x, ONES),
         lambda: device.copy_from(x, ONES),
-        lambda: device.load(SCALE),
+        lambda: device.load([SCALE]),
         device.synchronize,
         device.begin_capture,
     ):
@@ -93,7 +93,9 @@ def test_arguments_have_the_sizes_of_the_parameters(
 ) -> None:
     x = upload(device, ONES)
     with pytest.raises(CompilerBug, match=r"bytes of each parameter: \[8, 4, 4\]"):
-        device.launch(device.load(SCALE)["scale"], (2, 1, 1), (32, 1, 1), 0, [x, *arguments])
+        device.launch(
+            device.load([SCALE]).kernels["scale"], (2, 1, 1), (32, 1, 1), 0, [x, *arguments]
+        )
 
 
 def test_a_kernel_may_touch_only_the_part_that_it_is_given(device: Emulator) -> None:
@@ -110,7 +112,7 @@ def test_a_kernel_may_touch_only_the_part_that_it_is_given(device: Emulator) -> 
 def test_memory_behind_pointers_in_memory_has_to_be_named(device: Emulator) -> None:
     x = device.allocate(160)
     table = upload(device, np.array([x.address], np.uint64))
-    kernel = device.load(SCALE)["follow"]
+    kernel = device.load([SCALE]).kernels["follow"]
     with pytest.raises(KernelFault, match="out of bounds: writes 4 bytes"):
         device.launch(kernel, (1, 1, 1), (40, 1, 1), 0, [table])
     device.launch(kernel, (1, 1, 1), (40, 1, 1), 0, [table], reaches=[x])
@@ -156,7 +158,7 @@ def test_a_launch_that_no_device_takes(
     x = upload(device, ONES)
     arguments = [x, np.float32(1), np.int32(40)]
     with pytest.raises(KernelFault, match=said):
-        device.launch(device.load(SCALE)["scale"], (1, 1, 1), block, shared, arguments)
+        device.launch(device.load([SCALE]).kernels["scale"], (1, 1, 1), block, shared, arguments)
 
 
 def test_the_order_of_threads_follows_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +170,7 @@ extern "C" __global__ void order(float *out) {
 
     def run(device: Emulator) -> float:
         memory = upload(device, np.zeros(1, np.float32))
-        kernel = device.load(SourceFile("order.cu", text))["order"]
+        kernel = device.load([SourceFile("order.cu", text)]).kernels["order"]
         device.launch(kernel, (3, 1, 1), (64, 1, 1), 0, [memory])
         return float(download(device, memory, np.float32, [1])[0])
 
@@ -185,29 +187,31 @@ extern "C" __global__ void order(float *out) {
 
 
 def test_a_library_is_compiled_once(device: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = build_emulated(SCALE)
-    assert first.kernels == ("scale", "copy", "follow")
+    first = build_emulated("scale", [SCALE])
+    assert first.kernels == dict.fromkeys(("scale", "copy", "follow"), "scale.cu")
+    assert first.compiled
     monkeypatch.setenv("GRAPHC_COMPILE_TIMEOUT", "0.001")  # no compiler is as fast as that
-    assert build_emulated(SCALE) == first
+    again = build_emulated("scale", [SCALE])
+    assert (again.path, again.compiled) == (first.path, False)
 
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ToolchainError, match="needs g\\+\\+, and there is no 'no-such-compiler'"):
-        build_emulated(SCALE)
+        build_emulated("scale", [SCALE])
 
 
 def test_a_text_that_does_not_compile_is_shown(device: Emulator) -> None:
     broken = SourceFile("broken.cu", SCALE.text.replace("x[i] *= factor", "x[i] *= undeclared"))
     with pytest.raises(ToolchainError) as error:
-        device.load(broken)
+        device.load([broken])
     assert "broken.cu:4" in str(error.value)
     assert "undeclared" in str(error.value)
     with pytest.raises(CompilerBug, match="has no"):
-        device.load(SourceFile("empty.cu", "int x;\n"))
+        device.load([SourceFile("empty.cu", "int x;\n")])
 
 
 def test_the_emulator_keeps_the_protocol(device: Emulator) -> None:
     driver: Driver = device
     assert driver.name == "cuda-emu"
-    assert isinstance(driver.load(SCALE)["scale"], Kernel)
+    assert isinstance(driver.load([SCALE]).kernels["scale"], Kernel)

@@ -86,7 +86,7 @@ def test_a_missing_border_predicate_at_the_store() -> None:
 def test_an_output_that_nobody_writes() -> None:
     device, (a, b) = Emulator(1), operands(64, 64, 32)
     bug = {"if (y < m && x < n)": "if (y < m && x < n - 1)"}
-    kernel = device.load(source(SM_80 / "gemm.cu", bug))["gemm"]
+    kernel = device.load([source(SM_80 / "gemm.cu", bug)]).kernels["gemm"]
     c = device.allocate(4 * 64 * 64)
     arguments = [upload(device, a), upload(device, b), c, *map(np.int32, (64, 64, 32))]
     device.launch(kernel, (1, 1, 1), (128, 1, 1), 20480, arguments)
@@ -174,7 +174,7 @@ extern "C" __global__ void small(const float *x, float *y, int n) {
 )  # fmt: skip
 def test_a_broken_rule(statement: str, said: str) -> None:
     device = Emulator(5)
-    kernel = device.load(SourceFile("small.cu", SMALL % statement))["small"]
+    kernel = device.load([SourceFile("small.cu", SMALL % statement)]).kernels["small"]
     x, y = upload(device, np.ones(64, np.float32)), device.allocate(256)
     with pytest.raises(KernelFault) as caught:
         device.launch(kernel, (1, 1, 1), (64, 1, 1), 0, [x, y, np.int32(1)])
@@ -184,7 +184,7 @@ def test_a_broken_rule(statement: str, said: str) -> None:
 def test_a_failure_names_kernel_line_block_thread_and_seed() -> None:
     device = Emulator(6)
     text = SMALL % "if (blockIdx.x == 2 && i == 33) y[i] = x[64 * n];"
-    kernel = device.load(SourceFile("small.cu", text))["small"]
+    kernel = device.load([SourceFile("small.cu", text)]).kernels["small"]
     x, y = upload(device, np.ones(64, np.float32)), device.allocate(256)
     with pytest.raises(KernelFault) as caught:
         device.launch(kernel, (3, 1, 1), (64, 1, 1), 0, [x, y, np.int32(1)])

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from graphc.backends.base import (
-    KernelInfo,
+    Program,
     aligned_bytes,
-    check_known,
-    checked_feed,
     checked_shared,
     initial_value,
     thread_count,
@@ -28,36 +25,27 @@ from graphc.ir.schedule import Buffer, Schedule
 _PAGE = 2 << 20
 
 
-class Program:
-    """A compiled graph: call it with arrays by input name, get the outputs as new arrays.
+class HostProgram(Program):
+    """A program whose kernels run on this processor; ``threads`` of them at once."""
 
-    Attributes:
-        parameters, states: name -> array, updated in place by each call that assigns them.
-        kernels: name -> KernelInfo in execution order.
-        folder: where the generated sources can be read.
-        arena_bytes, workspace_bytes: exact memory for intermediate values and packing.
-    """
+    language = "C"
 
     def __init__(
         self, schedule: Schedule, routines: Sequence[Routine], emitted: Emitted,
         library: BuiltLibrary, limits: Mapping[Node, int], shared: Mapping[str, np.ndarray],
         seed: int, threads: int | None,
     ) -> None:  # fmt: skip
-        self.schedule = schedule
-        self.routines = tuple(routines)
+        texts = {file.name.removesuffix(".c"): file.text for file in emitted.files}
+        super().__init__(schedule, routines, texts, limits)
         self.folder = library.folder
         self.compiled = library.compiled
         self.compile_seconds = library.seconds
         self.threads = thread_count(threads)
-        self.kernels = _kernel_infos(schedule, routines, emitted)
-        self.arena_bytes = schedule.arena_bytes
+        self.machine = f"{self.threads} threads"
         self.workspace_bytes = emitted.shared_bytes + emitted.private_bytes * self.threads
-        self._owner = self._forked = os.getpid()
-        self._lock = threading.Lock()
-        self._run = load(library.path).graphc_run
-        self._run.restype = None
-        self._inputs = tuple(b.node for b in schedule.buffers if b.storage == "feed")
-        self._limits = limits
+        self._owner = os.getpid()
+        self._call_kernels = load(library.path).graphc_run
+        self._call_kernels.restype = None
         self._arena = aligned_bytes(self.arena_bytes, _PAGE)
         self._workspace = aligned_bytes(self.workspace_bytes, _PAGE)
         self._fixed = [_fixed_array(b, shared, seed, self._arena) for b in schedule.buffers]
@@ -67,47 +55,23 @@ class Program:
         }
         self.states = {b.name: a for b, a in named if b.node.kind == "state" and a is not None}
 
-    @property
-    def inputs(self) -> tuple[Node, ...]:
-        """The inputs that a call must be given."""
-        return self._inputs
-
-    def __call__(self, **feeds: Any) -> list[np.ndarray]:
-        """Run once.
-
-        Raises:
-            UserError: a feed is missing, unknown, of the wrong shape or type, or a label is out
-                of range.
-        """
-        return self._call(feeds, None)
-
-    def profile(self, **feeds: Any) -> dict[str, float]:
-        """Run once; seconds by kernel name."""
-        seconds = np.zeros(len(self.routines))
-        self._call(feeds, seconds)
-        return {r.name: float(s) for r, s in zip(self.routines, seconds, strict=True)}
-
-    def _call(self, feeds: Mapping[str, Any], seconds: np.ndarray | None) -> list[np.ndarray]:
-        check_known(feeds, self._inputs)
-        if os.getpid() != self._forked:  # the lock may have been held at the fork
-            self._lock, self._forked = threading.Lock(), os.getpid()
-        with self._lock:
-            arrays = [
-                fixed if fixed is not None else self._call_array(buffer, feeds)
-                for buffer, fixed in zip(self.schedule.buffers, self._fixed, strict=True)
-            ]
-            pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
-            # After a fork the OpenMP threads of the parent do not exist: a team of one needs none.
-            threads = self.threads if os.getpid() == self._owner else 1
-            clock = None if seconds is None else ctypes.c_void_p(seconds.ctypes.data)
-            self._run(pointers, ctypes.c_void_p(self._workspace.ctypes.data), threads, clock)
-            results = [self._result(node, arrays) for node in self.schedule.graph.outputs]
-            self._copy_assigned(arrays)
+    def _run(self, feeds: Mapping[str, Any], seconds: np.ndarray | None) -> list[np.ndarray]:
+        arrays = [
+            fixed if fixed is not None else self._call_array(buffer, feeds)
+            for buffer, fixed in zip(self.schedule.buffers, self._fixed, strict=True)
+        ]
+        pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
+        # After a fork the OpenMP threads of the parent do not exist: a team of one needs none.
+        threads = self.threads if os.getpid() == self._owner else 1
+        clock = None if seconds is None else ctypes.c_void_p(seconds.ctypes.data)
+        self._call_kernels(pointers, ctypes.c_void_p(self._workspace.ctypes.data), threads, clock)
+        results = [self._result(node, arrays) for node in self.schedule.graph.outputs]
+        self._copy_assigned(arrays)
         return results
 
     def _call_array(self, buffer: Buffer, feeds: Mapping[str, Any]) -> np.ndarray:
         if buffer.storage == "feed":
-            return checked_feed(buffer.node, feeds, self._limits.get(buffer.node))
+            return self._feed(buffer.node, feeds)
         return np.empty(buffer.shape, buffer.dtype.numpy)
 
     def _result(self, node: Node, arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -117,27 +81,12 @@ class Program:
 
     def _copy_assigned(self, arrays: Sequence[np.ndarray]) -> None:
         """Assignments whose kernel could not write into the state directly."""
-        places = self.schedule.places
         moves = [
-            (arrays[places[a.state]], arrays[places[a.value]].reshape(a.state.shape).copy())
-            for a in self.schedule.graph.assignments
-            if a.state in places and places[a.value] != places[a.state]
+            (arrays[to], arrays[origin].reshape(arrays[to].shape).copy())
+            for origin, to in self.schedule.moves
         ]
         for target, value in moves:
             target[...] = value
-
-
-def _kernel_infos(
-    schedule: Schedule, routines: Sequence[Routine], emitted: Emitted
-) -> dict[str, KernelInfo]:
-    sources = {file.name: file.text for file in emitted.files}
-    return {
-        r.name: KernelInfo(
-            r.name, r.title, sources[f"{r.name}.c"], str(plan.nodes[0].location), r.flops, r.bytes,
-            f"{plan.strategy}: {plan.reason}",
-        )
-        for r, plan in zip(routines, schedule.kernels, strict=True)
-    }  # fmt: skip
 
 
 def _fixed_array(

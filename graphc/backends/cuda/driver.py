@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from graphc.errors import CompilerBug
+from graphc.errors import CompilerBug, UserError
 from graphc.ir.source import SourceFile
 
 TENSOR_MAP_BYTES = 128
@@ -93,6 +94,30 @@ class Graph:
     handle: int
 
 
+@dataclass(frozen=True)
+class Module:
+    """Loaded kernels by name, where their sources can be read, and what compiling them took."""
+
+    kernels: Mapping[str, Kernel]
+    folder: Path
+    compiled: bool
+    seconds: float
+
+
+class OutOfMemory(UserError):
+    """A device has less memory than is needed; sizes in bytes."""
+
+    def __init__(self, device: str, needed: int, free: int, total: int):
+        super().__init__(
+            f"{device} has too little memory\n"
+            f"  needed: {needed / 2**20:,.0f} MiB\n"
+            f"  free:   {free / 2**20:,.0f} MiB of {total / 2**20:,.0f}\n"
+            "  Take a smaller batch, or end other programs that use the device."
+        )
+        self.needed, self.free, self.total = needed, free, total
+
+
+Progress = Callable[[int, int, str], None]
 Argument = DeviceMemory | TensorMap | np.generic
 
 
@@ -121,8 +146,16 @@ class Driver(Protocol):
     def encode(self, box: TensorBox) -> TensorMap:
         """The tensor map of a box."""
 
-    def load(self, source: SourceFile) -> Mapping[str, Kernel]:
-        """The kernels of a CUDA source by name; compiled once for one text."""
+    def copy(self, target: DeviceMemory, source: DeviceMemory) -> None:
+        """Copy all of ``source`` to the start of ``target``, which it does not overlap."""
+
+    def load(
+        self, files: Sequence[SourceFile], net: str = "kernels", progress: Progress | None = None
+    ) -> Module:
+        """The kernels of CUDA sources; compiled once for one set of texts.
+
+        ``progress`` gets the files compiled, their number and the name of the last.
+        """
 
     def launch(
         self,
@@ -144,5 +177,11 @@ class Driver(Protocol):
     def replay(self, graph: Graph) -> None:
         """Run what was recorded, in order."""
 
+    def release(self, graph: Graph) -> None:
+        """Forget what was recorded."""
+
     def synchronize(self) -> None:
         """Wait for all launches."""
+
+    def seconds(self, call: Callable[[], None]) -> float:
+        """How long the device works on what ``call`` launches."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import secrets
 import shutil
 import struct
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from graphc.backends.cuda.driver import (
     Extent,
     Graph,
     Kernel,
+    Module,
+    Progress,
     TensorBox,
     TensorMap,
 )
@@ -108,7 +112,8 @@ class Emulator:
         self.seed = _seed() if seed is None else seed
         self._allocations: dict[int, _Allocation] = {}
         self._kernels: list[_Loaded] = []
-        self._graphs: list[tuple[_Recorded, ...]] = []
+        self._graphs: dict[int, tuple[_Recorded, ...]] = {}
+        self._numbers = itertools.count()
         self._recording: list[_Recorded] | None = None
 
     def allocate(self, size: int) -> DeviceMemory:
@@ -164,17 +169,26 @@ class Emulator:
         )  # fmt: skip
         return TensorMap(box, data.ljust(TENSOR_MAP_BYTES, b"\0"))
 
-    def load(self, source: SourceFile) -> Mapping[str, Kernel]:
-        """The kernels of a CUDA source by name, compiled with g++."""
+    def copy(self, target: DeviceMemory, source: DeviceMemory) -> None:
+        """Copy all of ``source`` to the start of ``target``, written or not."""
+        self._not_while_recording("copy")
+        to, flags = self._stretch(target, source.bytes)
+        data, written = self._stretch(source, source.bytes)
+        to[:], flags[:] = data, written
+
+    def load(
+        self, files: Sequence[SourceFile], net: str = "kernels", progress: Progress | None = None
+    ) -> Module:
+        """The kernels of CUDA sources, compiled with g++."""
         self._not_while_recording("load")
-        built = build_emulated(source)
+        built = build_emulated(net, files, progress)
         library = load(built.path)
         kernels = {}
-        for name in built.kernels:
+        for name, file in built.kernels.items():
             kernels[name] = Kernel(name, len(self._kernels))
             sizes = _parameter_sizes(library, name)
-            self._kernels.append(_Loaded(name, source.name, built.path, library, sizes))
-        return kernels
+            self._kernels.append(_Loaded(name, file, built.path, library, sizes))
+        return Module(kernels, built.path.parent, built.compiled, built.seconds)
 
     def launch(
         self,
@@ -208,9 +222,10 @@ class Emulator:
         """What was recorded since ``begin_capture``."""
         if self._recording is None:
             raise CompilerBug("end_capture without begin_capture")
-        self._graphs.append(tuple(self._recording))
+        graph = Graph(next(self._numbers))
+        self._graphs[graph.handle] = tuple(self._recording)
         self._recording = None
-        return Graph(len(self._graphs) - 1)
+        return graph
 
     def replay(self, graph: Graph) -> None:
         """Run what was recorded, in order."""
@@ -220,9 +235,19 @@ class Emulator:
                 item.kernel, item.grid, item.block, item.shared_bytes, item.arguments, item.reaches
             )
 
+    def release(self, graph: Graph) -> None:
+        """Forget what was recorded."""
+        del self._graphs[graph.handle]
+
     def synchronize(self) -> None:
         """Nothing is under way after a launch."""
         self._not_while_recording("synchronize")
+
+    def seconds(self, call: Callable[[], None]) -> float:
+        """The emulator's own time, which says nothing about a device."""
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
 
     def _not_while_recording(self, what: str) -> None:
         if self._recording is not None:

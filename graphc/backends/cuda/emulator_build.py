@@ -11,11 +11,14 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from graphc.backends.base import available_cores
 from graphc.backends.c.cache import (
     Recipe,
     build_root,
@@ -29,6 +32,7 @@ from graphc.backends.c.cache import (
     storage,
 )
 from graphc.backends.c.toolchain import Toolchain, compile_timeout
+from graphc.backends.cuda.driver import Progress
 from graphc.backends.templating import template_folder
 from graphc.errors import CompilerBug, ToolchainError
 from graphc.ir.source import SourceFile
@@ -54,6 +58,7 @@ _KERNEL_FLAGS = (
 )  # fmt: skip
 _KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)')
 _TAIL = 20
+_KERNELS_AT_ONCE = 24  # files of one run of g++: reading the headers costs as much as ten
 
 
 @dataclass(frozen=True)
@@ -77,30 +82,60 @@ class _ObjectSources(_Sources):
 
 @dataclass(frozen=True)
 class EmulatedLibrary:
-    """A library on disk and the kernels in it."""
+    """A library on disk and its kernels, each with the file it comes from."""
 
     path: Path
-    kernels: tuple[str, ...]
+    kernels: Mapping[str, str]
+    compiled: bool
+    seconds: float
 
 
-def build_emulated(source: SourceFile) -> EmulatedLibrary:
-    """Compile a CUDA source for this processor, or find the library of an earlier time.
+@dataclass(frozen=True)
+class _Step:
+    """One run of g++: what it is shown as, and its command."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+def build_emulated(
+    net: str, sources: Sequence[SourceFile], progress: Progress | None = None
+) -> EmulatedLibrary:
+    """Compile CUDA sources for this processor, or find the library of an earlier time.
 
     Raises ToolchainError if there is no g++ or if it refuses the text.
     """
-    kernels = tuple(_KERNEL.findall(source.text))
-    if not kernels:
-        raise CompilerBug(f'{source.name} has no `extern "C" __global__ void` kernel')
+    started = time.monotonic()
+    kernels = {name: file.name for file in sources for name in kernel_names(file)}
     emulator = _build_emulator()
-    entry = SourceFile("entry.cpp", _entry_text(source.name, kernels))
-    files = (source, entry, *map(_template, _DEVICE_HEADERS))
+    entries = _entries(sources)
+    files = (*sources, *entries, *map(_template, _DEVICE_HEADERS))
     link = ("-shared", "-Wl,-z,defs", "-ldl")
     recipe = _Sources(
-        net_name(source.name), files, _toolchain(_KERNEL_FLAGS, link), (emulator.parent.name,)
+        net_name(net), files, _toolchain(_KERNEL_FLAGS, link), (emulator.parent.name,)
     )
-    compile_ = (*_command(_KERNEL_FLAGS), "-c", entry.name, "-o", "kernel.o")
-    library = (*find_compiler(), "kernel.o", str(emulator), *link, "-o", recipe.library_name)
-    return EmulatedLibrary(_build(recipe, (compile_, library)), kernels)
+    objects = [f"{entry.name}.o" for entry in entries]
+    compiles = [
+        _Step(entry.name, (*_command(_KERNEL_FLAGS), "-c", entry.name, "-o", output))
+        for entry, output in zip(entries, objects, strict=True)
+    ]
+    library = (*find_compiler(), *objects, str(emulator), *link, "-o", recipe.library_name)
+    path, compiled = _build(recipe, compiles, _Step(recipe.library_name, library), progress)
+    return EmulatedLibrary(path, kernels, compiled, time.monotonic() - started)
+
+
+def kernel_names(source: SourceFile) -> tuple[str, ...]:
+    """The kernels of a source."""
+    names = tuple(_KERNEL.findall(source.text))
+    if not names:
+        raise CompilerBug(f'{source.name} has no `extern "C" __global__ void` kernel')
+    return names
+
+
+def _entries(sources: Sequence[SourceFile]) -> list[SourceFile]:
+    """The files that g++ is given: each includes some kernels, and calls them."""
+    parts = [sources[n : n + _KERNELS_AT_ONCE] for n in range(0, len(sources), _KERNELS_AT_ONCE)]
+    return [SourceFile(f"entry_{n}.cpp", _entry_text(part)) for n, part in enumerate(parts)]
 
 
 def find_compiler() -> tuple[str, ...]:
@@ -119,11 +154,12 @@ def _build_emulator() -> Path:
     files = tuple(map(_template, (_EMULATOR, *_EMULATOR_PARTS, *_DEVICE_HEADERS)))
     recipe = _ObjectSources("gc_emulator", files, _toolchain(_EMULATOR_FLAGS, ()), ())
     command = (*_command(_EMULATOR_FLAGS), "-c", _EMULATOR, "-o", recipe.library_name)
-    return _build(recipe, (command,))
+    return _build(recipe, (), _Step(_EMULATOR, command), None)[0]
 
 
-def _entry_text(name: str, kernels: Sequence[str]) -> str:
-    lines = [f'#include "{name}"', "", *(f"GC_EMULATE({kernel})" for kernel in kernels)]
+def _entry_text(sources: Sequence[SourceFile]) -> str:
+    lines = [f'#include "{source.name}"' for source in sources]
+    lines += ["", *(f"GC_EMULATE({name})" for source in sources for name in kernel_names(source))]
     return "\n".join(lines) + "\n"
 
 
@@ -154,34 +190,58 @@ def _identity(command: tuple[str, ...], changed: tuple[int, int]) -> tuple[str, 
     return answers[0], answers[1]
 
 
-def _build(recipe: Recipe, commands: Sequence[tuple[str, ...]]) -> Path:
+def _build(
+    recipe: Recipe, compiles: Sequence[_Step], last: _Step, progress: Progress | None
+) -> tuple[Path, bool]:
+    """The library, and whether it was made now: ``compiles`` side by side, then ``last``."""
     root = build_root()
     entry = root / recipe.folder_name
+    made = False
     if not is_intact(entry, recipe):
         with key_lock(root, recipe.key) as held:
             if not is_intact(entry, recipe):
-                _build_in_turn(recipe, commands, root, held)
-    return entry / recipe.library_name
+                _build_in_turn(recipe, compiles, last, root, held, progress)
+                made = True
+    return entry / recipe.library_name, made
 
 
 def _build_in_turn(
-    recipe: Recipe, commands: Sequence[tuple[str, ...]], root: Path, held: bool
-) -> None:
+    recipe: Recipe, compiles: Sequence[_Step], last: _Step, root: Path, held: bool,
+    progress: Progress | None,
+) -> None:  # fmt: skip
     if held:
         discard_leftovers(root, recipe)
     with staging(root, recipe) as folder:
-        for command in commands:
-            refused = _run((*command, f"-ffile-prefix-map={folder}=."), folder)
-            if refused:
-                kept = keep_failed(folder, root, recipe)
-                raise ToolchainError(f"{recipe.net}: {refused}\n  sources: {kept}")
+        done = 0
+        with ThreadPoolExecutor(available_cores()) as pool:
+            running = [pool.submit(_run, step, folder) for step in compiles]
+            try:
+                for step, refused in zip(compiles, running, strict=True):
+                    _check(refused.result(), recipe, folder, root)
+                    done += 1
+                    if progress is not None:
+                        progress(done, len(compiles) + 1, step.name)
+            finally:
+                for item in running:
+                    item.cancel()
+        _check(_run(last, folder), recipe, folder, root)
+        if progress is not None:
+            progress(done + 1, len(compiles) + 1, last.name)
         with storage(folder, "write"):
-            (folder / "kernel.o").unlink(missing_ok=True)
+            for left in folder.glob("entry_*.o"):
+                left.unlink()
         publish(folder, root / recipe.folder_name, recipe)
 
 
-def _run(command: Sequence[str], folder: Path) -> str:
+def _check(refused: str, recipe: Recipe, folder: Path, root: Path) -> None:
+    if refused:
+        kept = keep_failed(folder, root, recipe)
+        raise ToolchainError(f"{recipe.net}: {refused}\n  sources: {kept}")
+
+
+def _run(step: _Step, folder: Path) -> str:
     """Empty, or why the command failed."""
+    command = (*step.command, f"-ffile-prefix-map={folder}=.")
     try:
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, errors="replace", check=False,

@@ -1,0 +1,106 @@
+"""Programs on the emulator against the oracle, shared by the tests of generated CUDA."""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphc.backends.cuda.device import open_device
+from graphc.backends.cuda.emit import Emitted, emit
+from graphc.backends.cuda.emulator import Emulator
+from graphc.backends.cuda.run import DeviceProgram
+from graphc.backends.templating import template_folder
+from graphc.compiler import compile_graph
+from graphc.evaluate import evaluate
+from graphc.ir.graph import Assignment, Graph, Node
+from graphc.lower.grid import lower_to_grid
+from graphc.ops import leaves
+from graphc.passes.pipeline import run_passes
+from graphc.schedule.plan import make_schedule
+from tests.compiled import assert_close, with_gradients
+from tests.op_cases import OpCase
+
+SEEDS = (1, 2, 3)
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+INCLUDE = template_folder() / "cuda"
+Feeds = dict[str, np.ndarray]
+
+
+def emulator() -> Emulator:
+    """The device of the target cuda-emu."""
+    device = open_device("cuda-emu")
+    assert isinstance(device, Emulator)
+    return device
+
+
+def check_on_emulator(
+    outputs: Sequence[Node], feeds: Feeds, names: Sequence[str] = ()
+) -> DeviceProgram:
+    """Run in every order of threads; the results are the oracle's, and the same bytes each time."""
+    program = compile_graph(outputs, target="cuda-emu")
+    assert isinstance(program, DeviceProgram)
+    known = {node.label for node in program.inputs}
+    fed = {name: array for name, array in feeds.items() if name in known}
+    wanted = evaluate(outputs, feeds, float_dtype="float64")
+    first: list[np.ndarray] = []
+    for seed in SEEDS:
+        emulator().seed = seed
+        got = program(**fed)
+        first = first or got
+        for number, (ours, before, want, node) in enumerate(
+            zip(got, first, wanted, outputs, strict=True)
+        ):
+            what = names[number] if names else f"output {number}, {node!r}"
+            assert ours.dtype == node.dtype.numpy, what
+            np.testing.assert_array_equal(ours, before, what)
+            assert_close(ours, want, TOLERANCE.get(node.dtype.value, np.nan), what)
+    return program
+
+
+def case_graph(
+    cases: Sequence[OpCase], dtype: str, generator: np.random.Generator
+) -> tuple[list[Node], Feeds, list[str]]:
+    """Outputs and gradients of many cases, whose inputs are named after them, with feeds, names."""
+    outputs: list[Node] = []
+    feeds: Feeds = {}
+    names: list[str] = []
+    for case in cases:
+        arrays = case.sample(generator, dtype)
+        inputs = [
+            leaves.input(f"{case.name} {n}", array.shape, str(array.dtype))
+            for n, array in enumerate(arrays)
+        ]
+        out = case.build(*inputs)
+        found = with_gradients(out, inputs, generator) if case.differentiable else [out]
+        outputs += found
+        names += [f"{case.name}, {dtype}, output {n}" for n in range(len(found))]
+        feeds |= {node.label: array for node, array in zip(inputs, arrays, strict=True)}
+    return outputs, feeds, names
+
+
+def generated(outputs: Sequence[Node], assignments: Sequence[Assignment] = ()) -> Emitted:
+    """The CUDA sources of a graph; nothing is compiled."""
+    schedule = make_schedule(run_passes(Graph(tuple(outputs), tuple(assignments))))
+    return emit(schedule, lower_to_grid(schedule))
+
+
+def compile_with_nvcc(emitted: Emitted, architecture: str, folder: Path) -> str:
+    """All kernels in one run of nvcc, which must not warn; what it says of their resources."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("there is no nvcc on the PATH: install a CUDA toolkit to compile for a device")
+    for file in emitted.files:
+        (folder / file.name).write_text(file.text)
+    whole = folder / "whole.cu"
+    whole.write_text("".join(f'#include "{file.name}"\n' for file in emitted.files))
+    done = subprocess.run(
+        [nvcc, f"-arch={architecture}", "-cubin", "-std=c++17", "-Werror=all-warnings", "-I",
+         str(INCLUDE), "-Xptxas=-v,-warn-spills", str(whole), "-o", str(folder / "whole.cubin")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower(), done.stderr
+    return done.stderr
