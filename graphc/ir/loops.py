@@ -165,7 +165,8 @@ class Contraction:
         pieces: parts of the depth that are summed on their own, then in order.
         epilogue_rows, epilogue_columns: M and N as the epilogue's memory accesses let them merge.
         epilogue: statements for one finished element, which reads the scalar ``sum``.
-        register: the block of rows and vectors that registers hold.
+        register: the block of rows and vectors that registers hold; vectors of depth, one a column,
+            where the columns are packed as "vectors".
     """
 
     batch: tuple[Axis, ...]
@@ -184,6 +185,13 @@ class Contraction:
     epilogue: tuple[Statement, ...]
     register: BlockSizes
     dtype: DType
+
+    @property
+    def register_columns(self) -> int:
+        """Columns of the register block."""
+        if self.columns.order == "vectors":
+            return self.register.vectors
+        return self.register.columns(self.dtype)
 
 
 @dataclass(frozen=True)

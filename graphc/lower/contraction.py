@@ -34,24 +34,32 @@ _TASKS = 16
 _MOST_PIECES = 16
 _SHORT_RUN = 8
 _MOST_VECTORS = 4
+_DOT_ROWS = 8  # up to so many rows, vectors of depth are multiplied as they lie
+_DOT_DEPTH = 2048
+_DOT_COLUMNS = 16
 
 
 def build_contraction(plan: NestPlan, factors: Factors, block: BlockSizes) -> Contraction:
     """The contraction of the group's leader; the other stages form the epilogue."""
     leader = plan.stages[0]
     dtype = leader.node.dtype
-    block = _register_block(factors, block)
     skipped = _skipped(leader, factors)
     depth, outer = _merge_depth(leader, factors, skipped, plan.namer)
     lanes = block.lanes(dtype)
-    rows = _pack(leader, factors.rows, factors.row_axes, depth, plan.namer, lanes, "rows")
-    columns = _pack(
-        leader, factors.columns, factors.column_axes, depth, plan.namer, lanes, "columns"
-    )
-    split, cut = _split_depth(depth.axes, lanes, outer)
-    resident = _resident(factors, depth.axes, dtype, block)
+    rows = _pack(leader, factors.rows, factors.row_axes, depth, plan.namer, lanes)
+    columns = _pack(leader, factors.columns, factors.column_axes, depth, plan.namer, lanes)
+    dots = columns.order == "vectors" and _count(factors.row_axes) <= _DOT_ROWS
+    if dots:
+        rows = replace(rows, order="vectors")
+    elif columns.order == "vectors":
+        columns = replace(columns, order=_turned(columns))
+    block = _dot_block(factors, block) if dots else _register_block(factors, block)
+    width = block.vectors if dots else block.columns(dtype)
+    split, cut = _split_depth(depth.axes, lanes, outer, _DOT_DEPTH if dots else _DEPTH_BLOCK)
+    resident = _resident(factors, depth.axes, dtype, width)
     blocks = _count(depth.axes[:split]) * -(-depth.axes[split].extent // cut)
-    row_block, panels, pieces = _task_size(factors, block, dtype, resident, blocks)
+    most = max(1, _DOT_COLUMNS // width) if dots else _PANELS[resident]
+    row_block, panels, pieces = _task_size(factors, block.rows, width, most, resident, blocks)
     epilogue_rows, epilogue_columns, statements = _epilogue(plan, factors)
     return Contraction(
         tuple(a for a in factors.batch if a.extent > 1), depth.axes, rows, columns, split, cut,
@@ -67,6 +75,18 @@ def _register_block(factors: Factors, block: BlockSizes) -> BlockSizes:
         return block
     vectors = (block.registers - 1) // (rows + 1)
     return replace(block, rows=rows, vectors=max(block.vectors, min(vectors, _MOST_VECTORS)))
+
+
+def _dot_block(factors: Factors, block: BlockSizes) -> BlockSizes:
+    """Rows and columns whose products add up in a vector of depth each; few rows at most."""
+    rows = min(_count(factors.row_axes), block.rows)
+    return replace(block, rows=rows, vectors=min(8, max(1, (block.registers - 2) // (rows + 1))))
+
+
+def _turned(pack: Pack) -> Literal["transposed", "depth"]:
+    """How vectors of depth are packed where a panel wants lanes."""
+    plain = isinstance(pack.value, Load) and not pack.conditions and pack.value.offset.is_affine
+    return "transposed" if plain else "depth"
 
 
 def _factor_accesses(stage: Stage, factor: Factor) -> list[Access]:
@@ -115,7 +135,6 @@ def _merge_depth(
 
 def _pack(
     stage: Stage, factor: Factor, axes: tuple[Axis, ...], depth: Merged, namer: Namer, lanes: int,
-    side: Literal["rows", "columns"],
 ) -> Pack:  # fmt: skip
     dtype = stage.node.dtype
     accesses = _factor_accesses(stage, factor)
@@ -129,11 +148,7 @@ def _pack(
         if isinstance(read, Access)
     }
     value = as_type(freeze(factor.body, environment, dtype), dtype)
-    order: Literal["lanes", "vectors", "transposed", "depth"]
     order = _order(accesses, merged.axes, depth.axes, values, lanes)
-    if order == "vectors" and side == "columns":
-        plain = isinstance(value, Load) and not guards and value.offset.is_affine
-        order = "transposed" if plain else "depth"
     return Pack(merged.axes, value, substitute_conditions(guards, values), order)
 
 
@@ -152,16 +167,16 @@ def _order(
     return "lanes" if 0 < lane_step <= (depth_step or lane_step) else "depth"
 
 
-def _split_depth(axes: tuple[Axis, ...], lanes: int, outer: int) -> tuple[int, int]:
-    """Which axis is cut, and into what equal blocks, so that one has ``_DEPTH_BLOCK`` rows.
+def _split_depth(axes: tuple[Axis, ...], lanes: int, outer: int, most: int) -> tuple[int, int]:
+    """Which axis is cut, and into what equal blocks, so that one has at most ``most`` rows.
 
     The first ``outer`` axes stay outside of a block.
     """
     inner = 1
     for number in reversed(range(outer, len(axes))):
         extent = axes[number].extent
-        if inner * extent > _DEPTH_BLOCK:
-            blocks = -(-extent // max(1, _DEPTH_BLOCK // inner))
+        if inner * extent > most:
+            blocks = -(-extent // max(1, most // inner))
             cut = -(-extent // blocks)
             return number, -(-cut // lanes) * lanes if number == len(axes) - 1 else cut
         inner *= extent
@@ -169,7 +184,7 @@ def _split_depth(axes: tuple[Axis, ...], lanes: int, outer: int) -> tuple[int, i
 
 
 def _resident(
-    factors: Factors, depth: tuple[Axis, ...], dtype: DType, block: BlockSizes
+    factors: Factors, depth: tuple[Axis, ...], dtype: DType, width: int
 ) -> Literal["rows", "columns", "none"]:
     """The smaller factor, if it is small or would be packed again for many tasks."""
     shared = _count(factors.batch) * _count(depth) * dtype.size
@@ -177,7 +192,7 @@ def _resident(
     if min(rows, columns) > _RESIDENT_BYTES:
         return "none"
     repeats = (
-        _count(factors.column_axes) / (_PANELS["none"] * block.columns(dtype))
+        _count(factors.column_axes) / (_PANELS["none"] * width)
         if rows <= columns
         else _count(factors.row_axes) / _ROW_BLOCK["none"]
     )
@@ -187,18 +202,19 @@ def _resident(
 
 
 def _task_size(
-    factors: Factors, block: BlockSizes, dtype: DType, resident: str, depth_blocks: int
+    factors: Factors, height: int, width: int, most_panels: int, resident: str, depth_blocks: int
 ) -> tuple[int, int, int]:
     """Rows and column panels of one task, and in how many pieces the depth is summed.
 
-    Tasks are as large as caches allow. Where that leaves too few to share among cores, a long
-    depth is cut into pieces first, then tasks are made smaller.
+    A panel has ``height`` rows or ``width`` columns. Tasks are as large as caches allow. Where
+    that leaves too few to share among cores, a long depth is cut into pieces first, then tasks
+    are made smaller.
     """
-    row_panels = -(-_count(factors.row_axes) // block.rows)
-    column_panels = -(-_count(factors.column_axes) // block.columns(dtype))
+    row_panels = -(-_count(factors.row_axes) // height)
+    column_panels = -(-_count(factors.column_axes) // width)
     batch = _count(factors.batch)
-    row_block = min(row_panels, _ROW_BLOCK[resident] // block.rows)
-    panels = min(column_panels, _PANELS[resident])
+    row_block = min(row_panels, _ROW_BLOCK[resident] // height)
+    panels = min(column_panels, most_panels)
     most = max(1, min(_MOST_PIECES, depth_blocks // 2))
 
     def tasks() -> int:
@@ -210,7 +226,7 @@ def _task_size(
         else:
             row_block //= 2
     pieces = min(most, -(-_TASKS // tasks())) if tasks() < _TASKS else 1
-    return row_block * block.rows, panels, pieces
+    return row_block * height, panels, pieces
 
 
 def _count(axes: Sequence[Axis]) -> int:

@@ -20,13 +20,13 @@ def contraction_source(
 ) -> tuple[str, int, int]:
     """C text, bytes of workspace shared by all threads, bytes of workspace of each thread."""
     block = body.register
-    size, nr = body.dtype.size, block.columns(body.dtype)
+    size, nr = body.dtype.size, body.register_columns
     rows, columns = _count(body.rows.lanes), _count(body.columns.lanes)
     inner = _count(body.depth[body.split + 1 :])
     extent = body.depth[body.split].extent
     packed, partial, private = _workspace(body, block, body.cut * inner)
     shared = packed + partial
-    turned = body.columns.order == "transposed"
+    turned, dots = body.columns.order == "transposed", body.columns.order == "vectors"
     text = render(
         "c/contraction.c.jinja",
         title=routine.title, name=routine.name, parameters=parameters, type=TYPES[body.dtype],
@@ -39,7 +39,10 @@ def contraction_source(
         rows_are_vectors=body.rows.order == "vectors",
         row_form="[depth / LANES][MR][LANES]" if body.rows.order == "vectors" else "[depth][MR]",
         transpose=transpose_lines(block.lanes(body.dtype), "NR") if turned else [],
-        micro=_micro_kernel(block, block.lanes(body.dtype), body.rows.order == "vectors"),
+        dots=dots, column_form="[depth / LANES][NR][LANES]" if dots else "[depth][NR]",
+        halving=[1 << n for n in reversed(range(block.lanes(body.dtype).bit_length() - 1))],
+        micro=_dot_kernel(block) if dots
+        else _micro_kernel(block, block.lanes(body.dtype), body.rows.order == "vectors"),
         packed_bytes=packed, shared_bytes=shared, private_bytes=private,
         **_parts(body, inner, block),
     )  # fmt: skip
@@ -48,14 +51,14 @@ def contraction_source(
 
 def _workspace(body: Contraction, block: BlockSizes, block_depth: int) -> tuple[int, int, int]:
     """Bytes of the resident factor, of partial sums, and of each thread's own panels and tile."""
-    size, nr = body.dtype.size, block.columns(body.dtype)
+    size, nr = body.dtype.size, body.register_columns
     row_panels = -(-_count(body.rows.lanes) // block.rows)
     column_panels = -(-_count(body.columns.lanes) // nr)
     depth, batch = _count(body.depth), _count(body.batch)
     row_block = -(-body.row_block // block.rows) * block.rows
     tile = row_block * body.column_panels * nr
     packed = {"rows": row_panels * block.rows, "columns": column_panels * nr, "none": 0}
-    private = tile
+    private = tile * (1 + block.lanes(body.dtype)) if body.columns.order == "vectors" else tile
     if body.resident != "rows":
         private += row_block * block_depth
     if body.resident != "columns":
@@ -105,6 +108,28 @@ def _micro_kernel(block: BlockSizes, lanes: int, rows_are_vectors: bool) -> _Mic
     )
 
 
+def _dot_kernel(block: BlockSizes) -> _MicroKernel:
+    """Every accumulator is a vector of depth, added up at the end."""
+    rows, columns = range(block.rows), range(block.vectors)
+    loads = ", ".join(f"b{n} = *(const vector *)(b + {n} * LANES)" for n in columns)
+
+    def each(text: str, separator: str = "; ") -> list[str]:
+        return [separator.join(text.format(r=r, n=n) for n in columns) + ";" for r in rows]
+
+    products = each("c{r}_{n} += a{r} * b{n}")
+    place = "*(vector *)(tile + ({r} * TILE_WIDTH + {n}) * LANES)"
+    return _MicroKernel(
+        zero=[f"vector {line}" for line in each("c{r}_{n} = {{0}}", ", ")],
+        load=f"const vector {loads};",
+        multiply=[
+            f"const vector a{r} = *(const vector *)(a + {r} * LANES); {line}"
+            for r, line in zip(rows, products, strict=True)
+        ],
+        add=each(f"c{{r}}_{{n}} += {place}"),
+        store=each(f"{place} = c{{r}}_{{n}}"),
+    )
+
+
 def _count(axes: Sequence[Axis]) -> int:
     return element_count(tuple(a.extent for a in axes))
 
@@ -130,7 +155,7 @@ def _parts(body: Contraction, inner: int, block: BlockSizes) -> dict[str, object
     cut = body.depth[body.split]
     blocked = [f"for (long {cut.name} = cut_start; {cut.name} < cut_stop; {cut.name}++)"]
     blocked += whole[body.split + 1 :]
-    nr, lanes = block.columns(body.dtype), block.lanes(body.dtype)
+    nr, lanes = body.register_columns, block.lanes(body.dtype)
 
     def packing(side: str, heads: Sequence[str], depth: str) -> list[str]:
         if side == "rows":

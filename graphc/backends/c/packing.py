@@ -13,6 +13,8 @@ from graphc.ir.loops import Pack
 from graphc.ir.scalar import Call, Condition, Inside, Load, Number, Scalar
 from graphc.ir.types import Axis, element_count
 
+_FAR = 4096  # bytes: memory pages, at whose end the hardware stops to read ahead
+
 
 def decode_lines(flat: str, axes: Sequence[Axis], used: str) -> list[str]:
     """Declarations of the axes of a flat number, those that the text uses."""
@@ -197,7 +199,8 @@ def _vectors(
     move = vector_move(pack.value, name, pack.conditions)
     moved = re.sub(rf"\b{name}\b", "vector_start", heads[-1])
     if move:
-        inner = _nested(_stepping(heads, "LANES"), [move, f"to += {width} * LANES;"])
+        ahead = _next_lane(pack)
+        inner = _nested(_stepping(heads, "LANES"), [*ahead, move, f"to += {width} * LANES;"])
     else:
         element = [
             "for (long at = 0; at < LANES; at++) {",
@@ -220,6 +223,17 @@ def _vectors(
         *(f"  {line}" for line in inner),
         "}",
     ]
+
+
+def _next_lane(pack: Pack) -> list[str]:
+    """Fetch the same place of the next lane, where that is far enough for the memory not to."""
+    load = pack.value
+    if not isinstance(load, Load) or pack.conditions or not pack.lanes:
+        return []
+    step = load.offset.coefficient(pack.lanes[-1].name)
+    if step * load.dtype.size < _FAR:
+        return []
+    return [f"__builtin_prefetch(&{scalar_text(replace(load, offset=load.offset + step))});"]
 
 
 def _axis_of(head: str) -> str:
