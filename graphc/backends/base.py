@@ -144,7 +144,7 @@ def initial_value(node: Node, seed: int) -> np.ndarray:
             f"returned: {value.dtype}{list(value.shape)}",
             "init(shape, generator) must return numbers of that shape and kind",
         )
-    return np.ascontiguousarray(value, node.dtype.numpy).reshape(node.shape)
+    return np.require(value, node.dtype.numpy, ["C", "W"]).reshape(node.shape)
 
 
 def checked_shared(node: Node, array: Any) -> np.ndarray:
