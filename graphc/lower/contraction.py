@@ -9,7 +9,7 @@ from typing import Literal
 from graphc.ir.equation import read_symbol
 from graphc.ir.index import Index
 from graphc.ir.loops import BlockSizes, Contraction, Declare, Pack, Statement, Store
-from graphc.ir.scalar import Condition, Load, Name
+from graphc.ir.scalar import Condition, Name, plain_load
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import (
     Access,
@@ -39,7 +39,7 @@ _MOST_VECTORS = 4
 def build_contraction(plan: NestPlan, factors: Factors, block: BlockSizes) -> Contraction:
     """The contraction of the group's leader; the other stages form the epilogue."""
     leader = plan.stages[0]
-    dtype = leader.node.dtype
+    dtype = leader.node.dtype.arithmetic
     block = _register_block(factors, block)
     skipped = _skipped(leader, factors)
     depth, outer = _merge_depth(leader, factors, skipped, plan.namer)
@@ -117,7 +117,7 @@ def _pack(
     stage: Stage, factor: Factor, axes: tuple[Axis, ...], depth: Merged, namer: Namer, lanes: int,
     side: Literal["rows", "columns"],
 ) -> Pack:  # fmt: skip
-    dtype = stage.node.dtype
+    dtype = stage.node.dtype.arithmetic
     accesses = _factor_accesses(stage, factor)
     guards = _factor_conditions(stage, factor)
     conditions = [*guards, *(c for a in accesses for c in a.conditions)]
@@ -132,7 +132,8 @@ def _pack(
     order: Literal["lanes", "vectors", "transposed", "depth"]
     order = _order(accesses, merged.axes, depth.axes, values, lanes)
     if order == "vectors" and side == "columns":
-        plain = isinstance(value, Load) and not guards and value.offset.is_affine
+        load = plain_load(value)
+        plain = load is not None and not guards and load.offset.is_affine
         order = "transposed" if plain else "depth"
     return Pack(merged.axes, value, substitute_conditions(guards, values), order)
 
@@ -234,7 +235,8 @@ def _epilogue(plan: NestPlan, factors: Factors) -> tuple[Merged, Merged, tuple[S
     batch = merge_axes(tuple(a for a in factors.batch if a.extent == 1), (), (), plan.namer)
     merged = Merged((), rows.values | columns.values | batch.values)
     dtype = leader.node.dtype
-    statements: list[Statement] = [Declare(leader.value, dtype, Name("sum", dtype))]
+    total = as_type(Name("sum", dtype.arithmetic), dtype)
+    statements: list[Statement] = [Declare(leader.value, dtype, total)]
     statements += [map_statement(stage, merged) for stage in followers]
     statements += [
         Store(buffer, offset.substitute(merged.values), Name(value, kind))
