@@ -24,7 +24,13 @@ from graphc.inspect.summary import summarise
 from graphc.train.choose import choose_model
 from graphc.train.data import SPECS, load
 from graphc.train.loop import SCHEDULES, Options, train
-from graphc.train.network import OPTIMIZERS, build_model, changed_options, make_optimizer
+from graphc.train.network import (
+    DTYPES,
+    OPTIMIZERS,
+    build_model,
+    changed_options,
+    make_optimizer,
+)
 from graphc.train.report import closing_lines, make_reporter
 
 COUNT = click.IntRange(min=1)
@@ -39,7 +45,11 @@ MODEL_OPTIONS = (
     click.option("--batch-norm", is_flag=True, default=None, help="Normalise every convolution."),
     click.option("--dropout", type=float, help="Rate of dropout between dense layers."),
     click.option("--init", type=click.Choice(["he", "torchvision"]), help="First weights."),
-    click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Element type."),
+    click.option(
+        "--dtype",
+        type=click.Choice(list(DTYPES)),
+        help="Element type; bf16 and fp16 store what lies between float32 parameters in 16 bits.",
+    ),
     click.option("--seed", type=int, default=0, help="Of weights, dropout and order of data."),
 )
 STEP_OPTIONS = (
@@ -53,7 +63,7 @@ MODEL_KEYS = (
     "image", "channels", "classes", "head", "width", "batch_norm", "dropout", "init", "dtype",
     "seed",
 )  # fmt: skip
-SHARED_KEYS = ("batch", "optimizer", "momentum", "weight_decay", "exact")
+SHARED_KEYS = ("batch", "optimizer", "momentum", "weight_decay", "exact", "dtype")
 
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
@@ -123,7 +133,8 @@ def train_command(model: str, data: str, samples: int | None, **given: Any) -> N
     net = build_model(
         model, {**changed_options(first), "classes": asked.get("classes", dataset.classes)}
     )
-    options = Options(**{field.name: given[field.name] for field in fields(Options)})
+    chosen = {**given, "precision": _precision(given)}
+    options = Options(**{field.name: chosen[field.name] for field in fields(Options)})
     with make_reporter() as reporter:
         outcome = train(net, dataset, options, reporter)
     click.echo(closing_lines(net, outcome, _set_by_user(SHARED_KEYS, given)))
@@ -144,11 +155,12 @@ def show_command(
     FILE.py declares its own network: it assigns `loss`, `outputs` or both outside of any function.
     """
     optimizer = make_optimizer(given["optimizer"], None, given["momentum"], given["weight_decay"])
+    kernels = {"exact": given["exact"], "precision": _precision(given)}
     if network in MODELS:
         net = build_model(network, _model_options(given))
-        subject = model_subject(net, given["batch"], optimizer, exact=given["exact"])
+        subject = model_subject(net, given["batch"], optimizer, **kernels)
     elif network.endswith(".py"):
-        subject = file_subject(network, optimizer, exact=given["exact"])
+        subject = file_subject(network, optimizer, **kernels)
     else:
         raise UserError(_no_network(network))
     click.echo(show(subject, stage, node, as_json, paint_c))
@@ -173,7 +185,14 @@ def doctor_command() -> None:
 
 
 def _model_options(given: dict[str, Any]) -> dict[str, Any]:
-    return {key: given[key] for key in MODEL_KEYS if given[key] is not None}
+    options = {key: given[key] for key in MODEL_KEYS if given[key] is not None}
+    if "dtype" in options:
+        options["dtype"], _ = DTYPES[options["dtype"]]
+    return options
+
+
+def _precision(given: dict[str, Any]) -> str:
+    return DTYPES[given["dtype"] or "fp32"][1]
 
 
 def _set_by_user(keys: Iterable[str], given: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from graphc.lower.grid import lower_to_grid
 from graphc.lower.routines import lower
 from graphc.ops.messages import brief, value_list
 from graphc.passes.pipeline import run_passes
+from graphc.passes.precision import legal_precision
 from graphc.schedule.plan import make_schedule
 from graphc.verify import check_graph, label_ranges
 
@@ -30,15 +31,15 @@ TARGETS = ("c", "cuda", "cuda-emu")
 def compile_graph(
     outputs: Sequence[Node], *, assignments: Sequence[Assignment] = (), target: str = "c",
     name: str = "net", parameters: Mapping[str, Any] | None = None, seed: int = 0,
-    threads: int | None = None, exact: bool = False, progress: Progress | None = None,
+    threads: int | None = None, exact: bool = False, precision: str = "fp32",
+    progress: Progress | None = None,
 ) -> Program:  # fmt: skip
     """Compile outputs into a callable program.
 
     Args:
         outputs: the nodes whose values a call returns.
         assignments: values that parameters and states take after each call.
-        target: "c"; "cuda", an NVIDIA GPU; or "cuda-emu", the same CUDA text on this processor,
-            slow and strict.
+        target: "c"; "cuda", an NVIDIA GPU; "cuda-emu", the same text on this processor, strict.
         name: names the folder of the generated sources.
         parameters: arrays by name to use (and update) in place instead of initialising new ones;
             pass another program's ``parameters`` to share them. On a device only a device's arrays
@@ -47,12 +48,13 @@ def compile_graph(
         threads: OpenMP threads; by default one for each available core.
         exact: compute every convolution as the sum that its equation says; otherwise short
             windows are computed by tiles (Winograd), faster and with a rounding error of about
-            1e-6 instead of 3e-7 (``graphc show --stage schedule`` prints each bound). Devices
-            always do.
+            1e-6 instead of 3e-7 (``graphc show --stage schedule`` has bounds). Devices always do.
+        precision: "bf16" or "fp16" stores what lies between kernels in 16 bits, by the rules of
+            ``passes/precision.py``; inputs, parameters, states and outputs stay as declared.
         progress: called with (files done, files in all, file name) while compiling.
 
     Raises:
-        UserError: two parameters share a name, an unknown target.
+        UserError: two parameters share a name, an unknown target or precision.
         ToolchainError: no compiler, or it failed; no device.
     """
     if not isinstance(target, str) or target not in TARGETS:
@@ -61,10 +63,10 @@ def compile_graph(
     thread_count(threads)
     source = Graph(value_list("compile", outputs), tuple(assignments))
     check_graph(source)
-    graph, limits, given = run_passes(source), label_ranges(source), parameters or {}
+    graph = run_passes(source, legal_precision("compile", precision))
+    limits, given = label_ranges(source), parameters or {}
     if target == "c":
-        toolchain = find_toolchain()
-        block = BLOCKS[toolchain.simd]
+        block = BLOCKS[find_toolchain().simd]
         schedule = make_schedule(graph, block, exact=exact)
         routines = lower(schedule, block)
         emitted = emit(schedule, routines, block)

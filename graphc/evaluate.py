@@ -1,4 +1,8 @@
-"""The oracle: a graph evaluated by NumPy straight from its equations. Slow, simple, no compiler."""
+"""The oracle: a graph evaluated by NumPy straight from its equations. Slow, simple, no compiler.
+
+A node of a 16-bit type is computed in float32 from the values of its operands and rounded once, to
+nearest, ties to even. That is what such a node means; fusion never takes the rounding away.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from graphc.ir.graph import Graph, Node
 from graphc.ir.index import Floor, Index
 from graphc.ir.philox import uniform_numbers
 from graphc.ir.scalar_functions import uniform
+from graphc.ir.types import DType, holds_numbers
 from graphc.ops.leaves import legal_dtype
 from graphc.ops.messages import brief, describe, value_list
 
@@ -40,18 +45,20 @@ def evaluate(
     values: dict[Node, Array] = {}
     wide = None if float_dtype is None else legal_dtype("evaluate", float_dtype)
     for node in Graph(value_list("evaluate", outputs)).nodes:
-        dtype = (wide if wide and node.dtype.is_float else node.dtype).numpy
-        values[node] = np.asarray(_node_value(node, values, given, dtype), dtype)
+        dtype = wide if wide and node.dtype.is_float else node.dtype
+        value = _node_value(node, values, given, dtype)
+        with np.errstate(over="ignore"):  # a value beyond a shorter type is infinite there
+            values[node] = np.asarray(value, dtype.numpy)
     return [values[node] for node in outputs]
 
 
 def _node_value(
     node: Node, values: Mapping[Node, Array], feeds: Mapping[Node | str, Array],
-    dtype: np.dtype[np.generic],
+    dtype: DType,
 ) -> Array:  # fmt: skip
     if node.equation is not None:
-        operands = [values[operand] for operand in node.inputs]
-        return evaluate_equation(node.equation, operands, dtype)
+        operands = [_widened(values[operand]) for operand in node.inputs]
+        return evaluate_equation(node.equation, operands, dtype.arithmetic.numpy)
     if node.value is not None:
         return node.value
     found = feeds.get(node, feeds.get(node.label))
@@ -64,7 +71,7 @@ def _node_value(
             "state",
         )
     array = fed_array(node, found)
-    if array.shape != node.shape or not _can_hold(dtype, array):
+    if array.shape != node.shape or not _can_hold(dtype.numpy, array):
         raise user_error(
             f"evaluate: the value of '{node.label}' does not fit",
             *describe([node], ["declared"]),
@@ -78,7 +85,12 @@ def _can_hold(dtype: np.dtype[np.generic], array: Array) -> bool:
     """Whether a conversion keeps the values, but for the rounding of floating ones."""
     if np.can_cast(array.dtype, dtype, "same_kind"):
         return True
-    return array.dtype.kind in "fiub" and np.array_equal(array, array.astype(dtype))
+    return holds_numbers(array.dtype) and np.array_equal(array, array.astype(dtype))
+
+
+def _widened(array: Array) -> Array:
+    """The array in the type that its values are computed in."""
+    return array.astype(DType(array.dtype.name).arithmetic.numpy, copy=False)
 
 
 def fed_array(node: Node, value: object) -> Array:
@@ -178,7 +190,8 @@ def _block(
     if equation.guards:
         body = np.where(grid.holds(equation.guards), body, np.zeros((), body.dtype))
     body = np.broadcast_to(body, grid.shape)
-    return np.asarray(_reduce(equation, body)).astype(dtype, copy=False)
+    with np.errstate(all="ignore"):
+        return np.asarray(_reduce(equation, body)).astype(dtype, copy=False)
 
 
 def _reduce(equation: Equation, body: Array) -> Array:

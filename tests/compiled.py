@@ -13,13 +13,14 @@ from graphc.autodiff.backward import gradients
 from graphc.backends.base import Program
 from graphc.compiler import compile_graph
 from graphc.evaluate import evaluate
-from graphc.ir.graph import Node
+from graphc.ir.graph import Node, topological
+from graphc.ir.types import holds_floats
 from graphc.ops.elementwise import multiply
 from graphc.ops.leaves import constant
 from graphc.ops.reductions import sum as total
 
 ROOT = Path(__file__).parent.parent
-TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
 
 
 def distance(got: np.ndarray, want: np.ndarray) -> float:
@@ -34,7 +35,7 @@ def distance(got: np.ndarray, want: np.ndarray) -> float:
 
 def assert_close(got: np.ndarray, want: np.ndarray, tolerance: float, what: str = "") -> None:
     """Exactly equal where nothing is floating, else within a relative distance."""
-    if got.dtype.kind != "f":
+    if not holds_floats(got.dtype):
         np.testing.assert_array_equal(got, want, err_msg=what)
         return
     found = distance(got, want)
@@ -51,11 +52,12 @@ def with_gradients(out: Node, inputs: Sequence[Node], generator: np.random.Gener
 def check(
     outputs: Sequence[Node], feeds: Mapping[str, np.ndarray], names: Sequence[str] = ()
 ) -> Program:
-    """Compile, run once, compare every output with the oracle in float64."""
+    """Compile, run once, compare every output with the oracle: in float64, or as 16 bits round."""
     program = compile_graph(outputs)
     known = {node.label for node in program.inputs}
     got = program(**{name: array for name, array in feeds.items() if name in known})
-    wanted = evaluate(outputs, feeds, float_dtype="float64")
+    halves = any(node.dtype.is_half for node in topological(outputs))
+    wanted = evaluate(outputs, feeds, float_dtype=None if halves else "float64")
     for number, (ours, want, node) in enumerate(zip(got, wanted, outputs, strict=True)):
         what = names[number] if names else f"output {number}, {node!r}"
         assert ours.shape == node.shape, what

@@ -36,6 +36,7 @@ ROOMS = (
 
 # Where a library may be imported: rooms, or modules by their dotted path below graphc.
 HOMES = {
+    "ml_dtypes": ("ir.types",),
     "sympy": (
         "ir",
         "ops",

@@ -1,4 +1,4 @@
-"""Every op and its gradients in C, in both floating types, against the oracle in float64."""
+"""Every op and its gradients in C, in every floating type, against the oracle."""
 
 import itertools
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def case_outputs(
     return outputs, {node.label: array for node, array in zip(inputs, arrays, strict=True)}
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("cases", batches(CASES), ids=lambda cases: f"{cases[0].name}-and-on")
 def test_every_op_and_gradient(
     cases: list[OpCase], dtype: str, seeded: np.random.Generator
@@ -82,7 +82,7 @@ PRODUCTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 def test_matrix_products(dtype: str, seeded: np.random.Generator) -> None:
     outputs, feeds = [], {}
     for rows, depth, columns in PRODUCTS:
@@ -116,7 +116,7 @@ EINSUMS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_einsums_and_gradients(dtype: str, seeded: np.random.Generator) -> None:
     outputs, feeds = [], {}
     for text, *shapes in EINSUMS:

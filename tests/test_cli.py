@@ -73,6 +73,19 @@ def test_the_command_it_recommends_shows_the_sources_it_compiled() -> None:
         assert file["text"] == (folder / file["name"]).read_text()
 
 
+def test_mixed_precision_from_the_command_line() -> None:
+    words = ("--steps", "2", "--batch", "8", "--width", "0.5", "--dtype", "bf16")
+    text = succeeded("train", "lenet5", *words)
+    (command, *_) = re.findall(r"^  graphc (show .*)$", text, re.MULTILINE)
+    assert "--dtype bf16" in command
+    folder = Path(re.search(r"^C sources: (.*)$", text, re.MULTILINE)[1])  # type: ignore[index]
+    files = json.loads(succeeded(*command.split(), "--json"))["files"]
+    assert all(file["text"] == (folder / file["name"]).read_text() for file in files)
+    assert any("gc_to_bf16" in file["text"] for file in files)
+    scaled = succeeded("show", "lenet5", "--batch", "8", "--dtype", "fp16", "--stage", "schedule")
+    assert "loss_scale" in scaled and "float16" in scaled
+
+
 def test_digits_are_learned_and_the_same_twice() -> None:
     pytest.importorskip("sklearn")
     words = ("train", "lenet5", "--data", "digits", "--epochs", "3", "--batch", "32")

@@ -164,7 +164,7 @@ def test_torchvision_scheme() -> None:
         (lambda: vgg16(init="zero"), "expected 'he' or 'torchvision'"),
         (lambda: vgg16(width=0), "width must be a positive number"),
         (lambda: vgg16(dropout=1.0), "dropout must be in 0 <= rate < 1"),
-        (lambda: vgg16(dtype="float16"), "no element type"),
+        (lambda: vgg16(dtype="half"), "no element type"),
         (
             lambda: vgg16(image=32)(input("x", (2, 3, 64, 64))),
             "expected float32 (batch, 3, 32, 32)",

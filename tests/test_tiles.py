@@ -14,7 +14,7 @@ from graphc.ops.convolution import conv1d, conv2d, conv3d, conv_transpose2d
 from graphc.ops.define import axes, define, op, sum_over
 from graphc.ops.pooling import max_pool2d
 from graphc.passes.sliding import sliding_product
-from tests.compiled import distance, with_gradients
+from tests.compiled import check, distance, with_gradients
 
 TOLERANCE = {"float64": 1e-13, "float32": 4e-6}
 Feeds = dict[str, np.ndarray]
@@ -43,7 +43,7 @@ def fed(generator: np.random.Generator, *nodes: Node) -> Feeds:
     """Filters scaled so that sums stay near 1, where tanh does not saturate."""
     scales = [1.0 if n.label == "x" else 1 / np.sqrt(np.prod(n.shape[1:])) for n in nodes]
     return {
-        n.label: (generator.normal(size=n.shape) * s).astype(n.dtype.value)
+        n.label: (generator.normal(size=n.shape) * s).astype(n.dtype.numpy)
         for n, s in zip(nodes, scales, strict=True)
     }
 
@@ -73,6 +73,16 @@ def test_convolution_and_gradients(case, dtype: str, seeded: np.random.Generator
     y = smooth(conv2d(smooth(x), w, **settings))
     program = tiled(with_gradients(y, [x, w], seeded), fed(seeded, x, w))
     assert strategies(program).count("tiles") == 3, [k.strategy for k in program.kernels.values()]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_arrays_of_16_bits(dtype: str, seeded: np.random.Generator) -> None:
+    """Transformed in float32: vectors and gathered patches are widened as they are loaded."""
+    for name, image, taps, settings in CASES[:4]:
+        x, w = leaves.input("x", image, dtype), leaves.input("w", taps, dtype)
+        outputs = with_gradients(smooth(conv2d(smooth(x), w, **settings)), [x, w], seeded)
+        program = check(outputs, fed(seeded, x, w), [name] * 3)
+        assert strategies(program).count("tiles") == 3, name
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -57,7 +57,7 @@ def _check_reachable(loss: Node, wrt: Sequence[Node], nodes: Sequence[Node]) -> 
             raise user_error(
                 f"gradients: {node.dtype.value} values have no gradient",
                 *describe((loss, node), ("loss", "value")),
-                "ask for the gradient of float32 or float64 values",
+                "ask for the gradient of floating values",
             )
 
 

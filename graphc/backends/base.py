@@ -20,6 +20,7 @@ from graphc.evaluate import fed_array
 from graphc.ir.graph import Node
 from graphc.ir.loops import Routine
 from graphc.ir.schedule import Schedule
+from graphc.ir.types import holds_numbers
 from graphc.ops.messages import brief, describe
 
 
@@ -136,7 +137,7 @@ def initial_value(node: Node, seed: int) -> np.ndarray:
     generator = np.random.Generator(np.random.Philox(key=(seed % 2**64) | stream << 64))
     init = node.init or he_normal()
     value = np.asarray(init(node.shape, generator))
-    fits = value.dtype.kind in "fiub" and np.can_cast(value.dtype, node.dtype.numpy, "same_kind")
+    fits = holds_numbers(value.dtype) and np.can_cast(value.dtype, node.dtype.numpy, "same_kind")
     if value.shape != node.shape or not fits:
         raise user_error(
             f"the initialiser of {node.kind} '{node.label}' returns what does not fit",

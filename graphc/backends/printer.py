@@ -24,11 +24,14 @@ class Printer(ABC):
         types: names of the element types.
         binary: IR function -> operator.
         functions: IR function -> function for double; that for float appends f.
+        widen, narrow: functions from the 16-bit types to float, and back.
     """
 
     types: Mapping[DType, str]
     binary: Mapping[str, str]
     functions: Mapping[str, str]
+    widen: Mapping[DType, str]
+    narrow: Mapping[DType, str]
 
     @abstractmethod
     def literal(self, value: float | int | bool, dtype: DType) -> str:
@@ -108,15 +111,27 @@ class Printer(ABC):
         if name == "not":
             return f"(!{arguments[0]})"
         if name == "cast":
-            if call.dtype == DType.boolean:
-                return f"({arguments[0]} != 0)"
-            return f"(({self.types[call.dtype]}){arguments[0]})"
+            return self.cast_text(arguments[0], call.arguments[0].dtype, call.dtype)
         suffix = "f" if call.dtype == DType.float32 else ""
         if name == "uniform":
             return f"(({self.types[call.dtype]})gc_uniform({', '.join(arguments)}))"
         if name in self.functions:
             return f"{self.functions[name]}{suffix}({', '.join(arguments)})"
         raise CompilerBug(f"{type(self).__name__} has no rule for '{name}'")
+
+    def cast_text(self, value: str, source: DType, target: DType) -> str:
+        """A conversion; those from and to 16 bits go by way of float."""
+        if source.is_half:
+            value, source = f"{self.widen[source]}({outer(value)})", DType.float32
+        if target.is_half:
+            wide = DType.float32
+            inner = value if source is wide else self.cast_text(value, source, wide)
+            return f"{self.narrow[target]}({outer(inner)})"
+        if target is source:
+            return value
+        if target is DType.boolean:
+            return f"({value} != 0)"
+        return f"(({self.types[target]}){value})"
 
     def statement_lines(self, statements: Sequence[Any], depth: int = 1) -> list[str]:
         """Statements as indented lines."""

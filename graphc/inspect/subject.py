@@ -18,12 +18,15 @@ from graphc.errors import ToolchainError, UserError
 from graphc.ir.graph import Assignment, Graph, Node, topological
 from graphc.ir.loops import Routine
 from graphc.ir.schedule import Schedule
+from graphc.ir.types import DType
 from graphc.lower.routines import lower
 from graphc.ops.effects import effects_of
 from graphc.passes.pipeline import run_passes
+from graphc.passes.precision import PRECISIONS
 from graphc.schedule.plan import make_schedule
 from graphc.train.network import classifier
 from graphc.train.optimizers import Optimizer, update_assignments
+from graphc.train.step import training_assignments
 from graphc.verify import check_graph
 
 WITHOUT_COMPILER = "avx2"
@@ -48,6 +51,7 @@ class Subject:
     slopes: tuple[tuple[Node, Node], ...]
     step: Graph
     exact: bool = False
+    precision: str = "fp32"
 
     @cached_property
     def backward(self) -> tuple[Node, ...]:
@@ -61,7 +65,8 @@ class Subject:
         """What would be compiled; nothing is."""
         check_graph(self.step)
         simd = simd_level()
-        schedule = make_schedule(run_passes(self.step), BLOCKS[simd], exact=self.exact)
+        graph = run_passes(self.step, PRECISIONS[self.precision])
+        schedule = make_schedule(graph, BLOCKS[simd], exact=self.exact)
         routines = lower(schedule, BLOCKS[simd])
         emitted = emit(schedule, routines, BLOCKS[simd])
         return Generated(schedule, routines, {f.name: f.text for f in emitted.files}, simd)
@@ -76,15 +81,19 @@ def simd_level() -> str:
 
 
 def model_subject(
-    model: Model, batch: int, optimizer: Optimizer, *, exact: bool = False
-) -> Subject:
+    model: Model, batch: int, optimizer: Optimizer, *, exact: bool = False,
+    precision: str = "fp32",
+) -> Subject:  # fmt: skip
     """The training step of a model, as ``graphc train`` compiles it."""
     network = classifier(model, batch)
-    subject = training_subject(model.name, [network.loss, network.logits], optimizer)
+    outputs = [network.loss, network.logits]
+    subject = training_subject(model.name, outputs, optimizer, precision)
     return replace(subject, exact=exact)
 
 
-def file_subject(path: str, optimizer: Optimizer, *, exact: bool = False) -> Subject:
+def file_subject(
+    path: str, optimizer: Optimizer, *, exact: bool = False, precision: str = "fp32"
+) -> Subject:
     """What a Python file declares as ``loss``, ``outputs`` or both.
 
     Raises:
@@ -98,8 +107,9 @@ def file_subject(path: str, optimizer: Optimizer, *, exact: bool = False) -> Sub
     if not isinstance(found.get("loss"), Node):
         graph = Graph(tuple(outputs))
         step = Graph(graph.outputs, tuple(effects_of(graph.nodes)))
-        return Subject(name, graph, (), step, exact)
-    return replace(training_subject(name, [found["loss"], *outputs], optimizer), exact=exact)
+        return Subject(name, graph, (), step, exact, precision)
+    subject = training_subject(name, [found["loss"], *outputs], optimizer, precision)
+    return replace(subject, exact=exact)
 
 
 def _outputs(path: str, found: Mapping[str, Any]) -> list[Node]:
@@ -115,7 +125,9 @@ def _outputs(path: str, found: Mapping[str, Any]) -> list[Node]:
     return outputs
 
 
-def training_subject(name: str, outputs: Sequence[Node], optimizer: Optimizer) -> Subject:
+def training_subject(
+    name: str, outputs: Sequence[Node], optimizer: Optimizer, precision: str = "fp32"
+) -> Subject:
     """The training step of a loss, which is the first output, and whatever else is returned."""
     loss, forward = outputs[0], Graph(tuple(outputs))
     leaves = [n for n in Graph((loss,)).nodes if n.equation is None and n.dtype.is_float]
@@ -123,10 +135,13 @@ def training_subject(name: str, outputs: Sequence[Node], optimizer: Optimizer) -
     wanted = trained or [n for n in leaves if n.kind == "input"]
     slopes = gradients(loss, wanted) if wanted else []
     assignments: list[Assignment] = []
-    if trained:
+    if trained and PRECISIONS[precision] is DType.float16:  # the step scales its gradients
+        assignments = training_assignments(loss, optimizer, outputs[1:], precision)
+    elif trained:
         assignments = [
             *update_assignments(optimizer, trained, slopes), *effects_of(forward.nodes)
         ]  # fmt: skip
     shown = () if trained else tuple(slopes)
     step = Graph((*forward.outputs, *shown), tuple(assignments))
-    return Subject(name, forward, tuple(zip(wanted, slopes, strict=True)), step)
+    pairs = tuple(zip(wanted, slopes, strict=True))
+    return Subject(name, forward, pairs, step, precision=precision)

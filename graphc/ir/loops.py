@@ -202,7 +202,7 @@ class Patch:
         transform: applied along each of the positions.
         positions: the axes that run through the patch.
         lane: the axis of the lanes.
-        value: the element, 0 outside the operand.
+        value: the element, 0 outside the operand, in the type of the operand's array.
         inside: the tiles whose whole patch lies inside the operand.
         first: where lanes are neighbours in memory, the element at the patch's origin, else None.
         steps: elements from one position to the next, for each axis, where ``first`` is given.

@@ -78,3 +78,11 @@ class Call:
 
 
 Scalar = Number | Name | Element | Position | Load | Inside | Call
+
+
+def plain_load(value: Scalar) -> Load | None:
+    """The load that a value is, as it stands or widened from 16 bits; None if it is none."""
+    if isinstance(value, Call) and value.function == "cast" and value.dtype is DType.float32:
+        (inner,) = value.arguments
+        return inner if isinstance(inner, Load) and inner.dtype.is_half else None
+    return value if isinstance(value, Load) else None

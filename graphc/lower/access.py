@@ -11,6 +11,7 @@ from graphc.ir.index import Index
 from graphc.ir.layout import Layout
 from graphc.ir.scalar import Call, Condition, Inside, Load, Number, Scalar
 from graphc.ir.types import Axis, DType
+from graphc.lower.freeze import widened
 from graphc.lower.names import Namer
 
 
@@ -25,13 +26,22 @@ class Access:
     fill: float
 
     def scalar(self, values: Mapping[str, Index]) -> Scalar:
-        """The load with axes replaced."""
-        load = Load(self.buffer, self.offset.substitute(values), self.dtype)
+        """The element with axes replaced, in the type that arithmetic is done in."""
+        return self._selected(widened(self._load(values)), values)
+
+    def stored(self, values: Mapping[str, Index]) -> Scalar:
+        """The element with axes replaced, in the array's own type."""
+        return self._selected(self._load(values), values)
+
+    def _load(self, values: Mapping[str, Index]) -> Load:
+        return Load(self.buffer, self.offset.substitute(values), self.dtype)
+
+    def _selected(self, load: Scalar, values: Mapping[str, Index]) -> Scalar:
         if not self.conditions:
             return load
         test = Inside(substitute_conditions(self.conditions, values))
         plain = self.fill if self.dtype.is_float else int(self.fill)
-        return Call("select", (test, load, Number(plain, self.dtype)), self.dtype)
+        return Call("select", (test, load, Number(plain, load.dtype)), load.dtype)
 
 
 def access(

@@ -9,7 +9,7 @@ from typing import Literal
 from graphc.ir.equation import read_symbol
 from graphc.ir.index import Index
 from graphc.ir.loops import BlockSizes, Contraction, Declare, Pack, Statement, Store
-from graphc.ir.scalar import Condition, Load, Name
+from graphc.ir.scalar import Condition, Name, plain_load
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import (
     Access,
@@ -42,7 +42,7 @@ _DOT_COLUMNS = 16
 def build_contraction(plan: NestPlan, factors: Factors, block: BlockSizes) -> Contraction:
     """The contraction of the group's leader; the other stages form the epilogue."""
     leader = plan.stages[0]
-    dtype = leader.node.dtype
+    dtype = leader.node.dtype.arithmetic
     skipped = _skipped(leader, factors)
     depth, outer = _merge_depth(leader, factors, skipped, plan.namer)
     lanes = block.lanes(dtype)
@@ -85,7 +85,8 @@ def _dot_block(factors: Factors, block: BlockSizes) -> BlockSizes:
 
 def _turned(pack: Pack) -> Literal["transposed", "depth"]:
     """How vectors of depth are packed where a panel wants lanes."""
-    plain = isinstance(pack.value, Load) and not pack.conditions and pack.value.offset.is_affine
+    load = plain_load(pack.value)
+    plain = load is not None and not pack.conditions and load.offset.is_affine
     return "transposed" if plain else "depth"
 
 
@@ -136,7 +137,7 @@ def _merge_depth(
 def _pack(
     stage: Stage, factor: Factor, axes: tuple[Axis, ...], depth: Merged, namer: Namer, lanes: int,
 ) -> Pack:  # fmt: skip
-    dtype = stage.node.dtype
+    dtype = stage.node.dtype.arithmetic
     accesses = _factor_accesses(stage, factor)
     guards = _factor_conditions(stage, factor)
     conditions = [*guards, *(c for a in accesses for c in a.conditions)]
@@ -250,7 +251,8 @@ def _epilogue(plan: NestPlan, factors: Factors) -> tuple[Merged, Merged, tuple[S
     batch = merge_axes(tuple(a for a in factors.batch if a.extent == 1), (), (), plan.namer)
     merged = Merged((), rows.values | columns.values | batch.values)
     dtype = leader.node.dtype
-    statements: list[Statement] = [Declare(leader.value, dtype, Name("sum", dtype))]
+    total = as_type(Name("sum", dtype.arithmetic), dtype)
+    statements: list[Statement] = [Declare(leader.value, dtype, total)]
     statements += [map_statement(stage, merged) for stage in followers]
     statements += [
         Store(buffer, offset.substitute(merged.values), Name(value, kind))

@@ -57,19 +57,19 @@ def freeze(expression: sympy.Basic, environment: Environment, dtype: DType) -> S
 def compute_dtype(node: Node, equation: Equation) -> DType:
     """The floating type that a node is computed in; int64 where nothing is floating."""
     if node.dtype.is_float:
-        return node.dtype
+        return node.dtype.arithmetic
     floats = [o.dtype for o in node.inputs if o.dtype.is_float]
     if floats:
-        return floats[0]
+        return floats[0].arithmetic
     has_float = any(n.is_Float for n in equation.body.atoms(sympy.Number))
     return DType.float64 if has_float else DType.int64
 
 
 def as_type(value: Scalar, dtype: DType) -> Scalar:
-    """The value converted; literals change type for free."""
+    """The value converted; literals change type for free, but for rounding to 16 bits."""
     if value.dtype == dtype:
         return value
-    if isinstance(value, Number):
+    if isinstance(value, Number) and not dtype.is_half:
         plain: float | bool | int = value.value
         if dtype.is_float:
             plain = float(value.value)
@@ -77,6 +77,11 @@ def as_type(value: Scalar, dtype: DType) -> Scalar:
             plain = bool(value.value)
         return Number(plain, dtype)
     return Call("cast", (value,), dtype)
+
+
+def widened(value: Scalar) -> Scalar:
+    """The value in the type that arithmetic is done in."""
+    return as_type(value, value.dtype.arithmetic)
 
 
 def _common(values: Sequence[Scalar], dtype: DType) -> list[Scalar]:

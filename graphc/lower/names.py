@@ -12,7 +12,8 @@ decltype default delete do double else enum explicit export extern false float f
 if inline int int32_t int64_t linux long main mutable namespace new noexcept not nullptr operator or
 private protected ptrdiff_t public register requires restrict return short signed size_t sizeof
 static static_assert struct switch template this thread_local throw true try typedef typeid typename
-typeof uint32_t uint64_t uint8_t union unix unsigned using virtual void volatile wchar_t while xor
+typeof uint16_t uint32_t uint64_t uint8_t union unix unsigned using virtual void volatile wchar_t
+while xor
 """
 _FUNCTIONS = """
 abs ceil cos erf exp expm1 fabs floor log log1p math_errhandling max min omp_get_thread_num pow sin

@@ -14,7 +14,7 @@ from graphc.ir.loops import Assign, Declare, Loop, Statement, When
 from graphc.ir.scalar import Call, Condition, Inside, Name, Number, Position, Scalar
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import Access, Merged, merge_axes, substitute_conditions
-from graphc.lower.freeze import MutableEnvironment, as_type, compute_dtype, freeze
+from graphc.lower.freeze import MutableEnvironment, as_type, compute_dtype, freeze, widened
 from graphc.lower.names import Namer
 
 SHORT_WINDOW = 16
@@ -43,7 +43,7 @@ def environment(stage: Stage, merged: Merged) -> MutableEnvironment:
             found[read_symbol(number)] = read.scalar(merged.values)
         else:
             operand = stage.node.inputs[stage.equation.reads[number].operand]
-            found[read_symbol(number)] = Name(read, operand.dtype)
+            found[read_symbol(number)] = widened(Name(read, operand.dtype))
     for number, index in enumerate(stage.positions):
         low, high = index.bounds(stage.equation.extents)
         dtype = DType.int32 if low > -_SMALL and high < _SMALL else DType.int64

@@ -23,6 +23,7 @@ from graphc.ir.scalar import Condition, Load, Name
 from graphc.ir.tiles import LinearProgram, Matrix, TileAlgorithm
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import Access, Merged, access, guard_conditions, merge_axes
+from graphc.lower.freeze import as_type
 from graphc.lower.names import Namer
 from graphc.lower.nest import Array, make_stage, map_statement
 from graphc.lower.reduction import Stage
@@ -80,7 +81,7 @@ def build_tiles(
 ) -> TileProduct:
     """The tiled product of the group's leader; the other nodes form the epilogue."""
     tiling = _tiling(form, algorithms, group.namer)
-    lanes = block.lanes(group.nodes[0].dtype)
+    lanes = block.lanes(group.nodes[0].dtype.arithmetic)
     if form.result == "positions":
         return _positions(group, tiling, lanes, block)
     return _taps(group, tiling, lanes, block)
@@ -129,8 +130,8 @@ def _positions(group: Group, tiling: _Tiling, lanes: int, block: BlockSizes) -> 
         column, channel_block, channel, left, right,
         _programs(a.output for a in tiling.algorithms),
         tiling.position, column_lane, (*tiling.position, column_lane), statements,
-        _position_blocks(tiling, lanes, block, group.nodes[0].dtype),
-        group.nodes[0].dtype, _note(tiling),
+        _position_blocks(tiling, lanes, block, group.nodes[0].dtype.arithmetic),
+        group.nodes[0].dtype.arithmetic, _note(tiling),
     )  # fmt: skip
 
 
@@ -158,8 +159,8 @@ def _taps(group: Group, tiling: _Tiling, lanes: int, block: BlockSizes) -> TileP
         columns, rows, row_block, left, right,
         _programs(transposed(a.filter) for a in tiling.algorithms),
         taps, lane, merged.axes, statements,
-        _tap_blocks(tiling, rows, columns, lanes, block, group.nodes[0].dtype),
-        group.nodes[0].dtype, _note(tiling),
+        _tap_blocks(tiling, rows, columns, lanes, block, group.nodes[0].dtype.arithmetic),
+        group.nodes[0].dtype.arithmetic, _note(tiling),
     )  # fmt: skip
 
 
@@ -247,7 +248,7 @@ def _patch(
         inside += guard_conditions(Guard(one.substitute(start), 0), extents)
         inside += guard_conditions(Guard(one.substitute(end), None, extent), extents)
     first, steps = _vectors(found, positions, lane, start)
-    return Patch(transform, positions, lane, found.scalar({}), tuple(inside), first, steps)
+    return Patch(transform, positions, lane, found.stored({}), tuple(inside), first, steps)
 
 
 def _vectors(
@@ -279,8 +280,8 @@ def _epilogue(
         offset = group.arrays[node].layout.offset(index).simplify(extents)
         stores.append((group.arrays[node].name, offset, computed[node], node.dtype))
     merged = _merge(stages, [offset for _, offset, _, _ in stores], merging, group.namer)
-    dtype = leader.dtype
-    statements: list[Statement] = [Declare(group.values[leader], dtype, Name("sum", dtype))]
+    total = as_type(Name("sum", leader.dtype.arithmetic), leader.dtype)
+    statements: list[Statement] = [Declare(group.values[leader], leader.dtype, total)]
     statements += [map_statement(stage, merged) for stage in stages]
     statements += [
         Store(buffer, offset.substitute(merged.values), Name(value, kind))

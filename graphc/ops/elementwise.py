@@ -19,7 +19,7 @@ from graphc.errors import UserError, user_error, user_location
 from graphc.ir.equation import Equation, Read, read_symbol
 from graphc.ir.graph import Node, op_node, operators
 from graphc.ir.scalar_functions import detach
-from graphc.ir.types import Axis, DType, Shape
+from graphc.ir.types import Axis, DType, Shape, holds_floats
 from graphc.ops.broadcasting import axis_names, broadcast_index, broadcast_shape
 from graphc.ops.define import current_layer
 from graphc.ops.leaves import constant, legal_dtype
@@ -102,7 +102,7 @@ def _operand(name: str, value: object, floating: DType | None) -> Node | float:
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         value = value.item()
     if isinstance(value, np.ndarray):
-        return constant(value, floating if value.dtype.kind == "f" else None)
+        return constant(value, floating if holds_floats(value.dtype) else None)
     if isinstance(value, bool | int | float):
         return value if math.isfinite(value) else constant(value, floating)
     raise user_error(
@@ -255,7 +255,8 @@ def clip(x: Operand, low: float, high: float) -> Node:
 def cast(x: Node, dtype: str | DType) -> Node:
     """``x`` in another element type; floats go to integers by truncation, to bool by ``x != 0``.
 
-    A gradient flows from floating to floating type only.
+    Floats are rounded to the nearest of a shorter type. A gradient flows from floating to floating
+    type only.
     """
     check_values("cast", x)
     kind = legal_dtype("cast", dtype)

@@ -11,7 +11,7 @@ import numpy as np
 
 from graphc.errors import user_error, user_location
 from graphc.ir.graph import Initializer, Node
-from graphc.ir.types import DType, Shape
+from graphc.ir.types import DType, Shape, holds_numbers
 from graphc.ops.define import current_layer
 from graphc.ops.messages import brief
 
@@ -58,7 +58,7 @@ def parameter(
     if not kind.is_float:
         raise user_error(
             f"{what}: {kind.value} values have no gradient",
-            "expected float32 or float64; for an array without a gradient use gx.state or gx.input",
+            "expected a floating type; for an array without a gradient use gx.state or gx.input",
         )
     start = None if init is None else _initializer(what, init, extents)
     layer = current_layer() or name
@@ -106,7 +106,7 @@ def constant(value: Any, dtype: str | DType | None = None) -> Node:
         ) from None
     if dtype is None and array.dtype == np.float64 and not isinstance(value, np.ndarray):
         dtype = DType.float32
-    if array.dtype.kind not in "fiub":
+    if not holds_numbers(array.dtype):
         raise user_error(f"constant: {brief(value)} holds no numbers", "expected numbers or bools")
     kind = legal_dtype("constant", dtype if dtype is not None else array.dtype.name)
     shape = legal_shape("constant", array.shape)
@@ -177,7 +177,7 @@ def _initializer(what: str, init: object, shape: Shape) -> Initializer:
             "expected a function (shape, generator), a number or a NumPy array",
         )
     value = np.array(init)
-    if value.shape not in ((), shape) or value.dtype.kind not in "fiub":
+    if value.shape not in ((), shape) or not holds_numbers(value.dtype):
         raise user_error(
             f"{what}: init does not fit",
             f"declared: {list(shape)}",

@@ -46,11 +46,18 @@ def _all_used(equation: Equation) -> bool:
 
 def _number(node: Node) -> sympy.Expr | None:
     if node.equation is not None:
-        return uniform_value(node.equation)
+        uniform = uniform_value(node.equation)
+        if uniform is None or not node.dtype.is_half:
+            return uniform
+        return _finite(node.dtype.numpy.type(float(uniform)).item())
     if node.kind == "constant" and node.value is not None and node.value.size == 1:
-        value = node.value.reshape(-1)[0].item()
-        if not math.isfinite(value) or (value == 0 and math.copysign(1, value) < 0):
-            return None
-        whole = isinstance(value, int) or float(value).is_integer()
-        return sympy.Integer(int(value)) if whole else sympy.Float(value)
+        return _finite(node.value.reshape(-1)[0].item())
     return None
+
+
+def _finite(value: float | int) -> sympy.Expr | None:
+    """The value as sympy holds it; None for infinities, NaN and -0.0."""
+    if not math.isfinite(value) or (value == 0 and math.copysign(1, value) < 0):
+        return None
+    whole = isinstance(value, int) or float(value).is_integer()
+    return sympy.Integer(int(value)) if whole else sympy.Float(value)

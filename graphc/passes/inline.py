@@ -64,8 +64,8 @@ def _same_arithmetic(node: Node, producer: Node) -> bool:
     if producer.dtype is DType.boolean:
         return isinstance(made.body, Boolean)
     floats = {n.dtype for n in (node, *node.inputs) if n.dtype.is_float}
-    if producer.dtype.is_float:
-        return floats == {producer.dtype}
+    if producer.dtype.is_float:  # a 16-bit value is rounded, which a body cannot say
+        return floats == {producer.dtype} and not producer.dtype.is_half
     return not floats and node.dtype is producer.dtype is DType.int64
 
 

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from graphc.errors import CompilerBug
 from graphc.ir.graph import Graph
+from graphc.ir.types import DType
 from graphc.passes.factor import factor_numbers
 from graphc.passes.fold import fold_constants
 from graphc.passes.inline import inline_maps
+from graphc.passes.precision import store_narrow
 from graphc.passes.reuse import reuse_relu_outputs
 from graphc.passes.split import split_reductions
 
@@ -24,16 +26,16 @@ PIPELINE: tuple[Pass, ...] = (
 )
 
 
-def run_passes(graph: Graph) -> Graph:
-    """Apply the whole pipeline."""
+def run_passes(graph: Graph, narrow: DType | None = None) -> Graph:
+    """Apply the whole pipeline; ``narrow`` is the 16-bit type of mixed precision, None without."""
     for one in PIPELINE:
-        before = graph
-        graph = one(graph)
-        _verify(before, graph, one.__name__)
-    return graph
+        graph = _verified(graph, one(graph), one.__name__)
+    if narrow is None:
+        return graph
+    return _verified(graph, store_narrow(graph, narrow), store_narrow.__name__)
 
 
-def _verify(before: Graph, after: Graph, name: str) -> None:
+def _verified(before: Graph, after: Graph, name: str) -> Graph:
     """Outputs keep shape and type; every read fits its operand."""
     for old, new in zip(before.outputs, after.outputs, strict=True):
         if (old.shape, old.dtype) != (new.shape, new.dtype):
@@ -47,3 +49,4 @@ def _verify(before: Graph, after: Graph, name: str) -> None:
         for read in node.equation.reads:
             if len(read.index) != len(shapes[read.operand]):
                 raise CompilerBug(f"{name} gave {node!r} a read of the wrong rank")
+    return after

@@ -29,7 +29,7 @@ def _split(node: Node, inputs: tuple[Node, ...]) -> Node:
         return with_inputs(node, equation, inputs)
     partial = _partial(equation)
     first = op_node(
-        partial, inputs, node.dtype, label=f"partial sums of {node.label}",
+        partial, inputs, node.dtype.arithmetic, label=f"partial sums of {node.label}",
         layer=node.layer, location=node.location,
     )  # fmt: skip
     return op_node(

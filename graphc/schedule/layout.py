@@ -38,7 +38,7 @@ def assign_layouts(
     wishes: dict[int, set[Layout | None]] = {}
     for kernel in kernels:
         for node, dimension in _wishes(kernel):
-            lanes = block.lanes(kernel.nodes[0].dtype)
+            lanes = block.lanes(kernel.nodes[0].dtype.arithmetic)
             wishes.setdefault(places[node], set()).add(fitting(node, dimension, lanes))
     chosen = {p: one for p, (one, *more) in wishes.items() if one is not None and not more}
     _spread(kernels, places, set(wishes), chosen, fitting)

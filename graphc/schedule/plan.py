@@ -86,7 +86,10 @@ def _planned(
         for axes in (factors.batch, factors.row_axes, factors.column_axes, equation.reduce_axes)
     ]
     reason = "sum of products: batch {}, M {}, N {}, K {}".format(*sizes)
-    choice = None if block is None else choose_tiles(equation, leader.dtype, block, exact)
+    kinds = {node.dtype.arithmetic for node in (leader, *leader.inputs)}
+    choice = None
+    if block is not None and len(kinds) == 1:
+        choice = choose_tiles(equation, kinds.pop(), block, exact)
     if choice is not None and choice.algorithms:
         return KernelPlan(
             name, tuple(group), keep, "tiles", f"{reason}; {choice.reason}", choice.algorithms

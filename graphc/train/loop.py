@@ -48,6 +48,7 @@ class Options:
     threads: int | None = None
     target: str = "c"
     exact: bool = False
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def train(model: Model, data: Dataset, options: Options, reporter: Reporter) -> 
     step = training_step(
         network.loss, optimizer, metrics=[network.logits], target=options.target,
         name=model.name, seed=options.seed, threads=options.threads,
-        exact=options.exact, progress=reporter.compiling,
+        exact=options.exact, precision=options.precision, progress=reporter.compiling,
     )  # fmt: skip
     steps = options.steps or options.epochs * per_epoch
     reporter.began(step, steps)
@@ -264,7 +265,7 @@ class _Run:
             [logits], target=self.options.target, name=f"{self.network.model.name}_evaluation",
             parameters={**self.step.parameters, **self.step.states},
             threads=self.options.threads, exact=self.options.exact,
-            progress=self.reporter.compiling,
+            precision=self.options.precision, progress=self.reporter.compiling,
         )  # fmt: skip
 
 

@@ -16,6 +16,11 @@ from graphc.ops.losses import cross_entropy
 from graphc.train.optimizers import SGD, Adam, AdamW, Optimizer
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+# What --dtype may be: the element type of a model's arrays, and its precision in between.
+DTYPES = {
+    "fp32": ("float32", "fp32"), "bf16": ("float32", "bf16"), "fp16": ("float32", "fp16"),
+    "float32": ("float32", "fp32"), "float64": ("float64", "fp32"),
+}  # fmt: skip
 DECAY = 5e-4
 MOMENTUM = 0.9
 

@@ -12,9 +12,12 @@ from graphc.backends.base import KernelInfo, Program
 from graphc.compiler import Progress, compile_graph
 from graphc.errors import user_error
 from graphc.ir.graph import Assignment, Graph, Node
+from graphc.ir.types import DType
 from graphc.ops.effects import effects_of
 from graphc.ops.messages import brief, check_values, describe
+from graphc.passes.precision import legal_precision
 from graphc.train.optimizers import Optimizer, update_assignments
+from graphc.train.scaling import guarded, scaled_gradients
 
 
 class TrainingStep:
@@ -63,7 +66,8 @@ class TrainingStep:
 def training_step(
     loss: Node, optimizer: Optimizer, *, metrics: Sequence[Node] = (), target: str = "c",
     name: str = "net", parameters: Mapping[str, Any] | None = None, seed: int = 0,
-    threads: int | None = None, exact: bool = False, progress: Progress | None = None,
+    threads: int | None = None, exact: bool = False, precision: str = "fp32",
+    progress: Progress | None = None,
 ) -> TrainingStep:  # fmt: skip
     """Compile the training step of a scalar loss.
 
@@ -77,23 +81,27 @@ def training_step(
         seed: of the initialisers.
         threads: OpenMP threads.
         exact: no tiled (Winograd) convolutions.
+        precision: "fp32", "bf16" or "fp16". Parameters and their updates are float32 in each; with
+            "fp16" gradients are scaled (``train/scaling.py``).
         progress: called while compiling.
 
     Raises:
         UserError: no parameter influences the loss, and what ``gx.compile`` raises.
     """
-    assignments = training_assignments(loss, optimizer, metrics)
+    assignments = training_assignments(loss, optimizer, metrics, precision)
     program = compile_graph(
         [loss, *metrics], assignments=assignments, target=target, name=name,
-        parameters=parameters, seed=seed, threads=threads, exact=exact, progress=progress,
+        parameters=parameters, seed=seed, threads=threads, exact=exact,
+        precision=precision, progress=progress,
     )  # fmt: skip
     return TrainingStep(program)
 
 
 def training_assignments(
-    loss: Node, optimizer: Optimizer, metrics: Sequence[Node] = ()
+    loss: Node, optimizer: Optimizer, metrics: Sequence[Node] = (), precision: str = "fp32"
 ) -> list[Assignment]:
     """Updates of every parameter that the loss depends on, and the layers' own side effects."""
+    narrow = legal_precision("training_step", precision)
     check_values("training_step", loss, *metrics)
     if not isinstance(optimizer, Optimizer):
         raise user_error(
@@ -107,7 +115,8 @@ def training_assignments(
             "training_step: the loss depends on no parameter", *describe([loss], ["loss"]),
             "there is nothing to train: declare one with gx.parameter(name, shape)",
         )  # fmt: skip
-    return [
-        *update_assignments(optimizer, trained, gradients(loss, trained)),
-        *effects_of(nodes),
-    ]
+    effects = effects_of(nodes)
+    if narrow is not DType.float16:
+        return [*update_assignments(optimizer, trained, gradients(loss, trained)), *effects]
+    scaled = scaled_gradients(loss, trained)
+    return guarded([*update_assignments(optimizer, trained, scaled.values), *effects], scaled)

@@ -25,7 +25,7 @@ def test_uniform_is_bit_for_bit_that_of_the_c_header() -> None:
     text = '#include "graphc.h"\ndouble uniform(int64_t a, int64_t b, int64_t c, int64_t d);\n'
     text += "double uniform(int64_t a, int64_t b, int64_t c, int64_t d)"
     text += " { return gc_uniform(a, b, c, d); }\n"
-    header = SourceFile("graphc.h", render("c/graphc.h.jinja"))
+    header = SourceFile("graphc.h", render("c/graphc.h.jinja", halves=False))
     uniform = load(build_library("uniform", [SourceFile("u.c", text), header]).path).uniform
     uniform.restype, uniform.argtypes = ctypes.c_double, [ctypes.c_int64] * 4
     for seed, step, stream, first in ((0, 0, 0, 0), (-1, 7, 2**40 + 3, 2**33), (2**50, -4, 9, -32)):

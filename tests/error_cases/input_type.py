@@ -1,3 +1,3 @@
 import graphc as gx
 
-result = gx.input("images", (8, 3, 32, 32), "float16")
+result = gx.input("images", (8, 3, 32, 32), "half")

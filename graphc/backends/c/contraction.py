@@ -9,8 +9,9 @@ from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.packing import decode_lines, pack_lines, transpose_lines
 from graphc.backends.c.printer import condition_text, statement_lines
 from graphc.backends.templating import render
-from graphc.ir.loops import BlockSizes, Contraction, Routine
-from graphc.ir.types import Axis, element_count
+from graphc.ir.loops import BlockSizes, Contraction, Pack, Routine
+from graphc.ir.scalar import plain_load
+from graphc.ir.types import Axis, DType, element_count
 
 PAGE = 2 << 20  # threads that write to one 2 MB page slow each other down many times over
 
@@ -38,7 +39,8 @@ def contraction_source(
         blocks=_count(body.depth[: body.split]) * -(-extent // body.cut),
         rows_are_vectors=body.rows.order == "vectors",
         row_form="[depth / LANES][MR][LANES]" if body.rows.order == "vectors" else "[depth][MR]",
-        transpose=transpose_lines(block.lanes(body.dtype), "NR") if turned else [],
+        transpose=transpose_lines(body.columns, block.lanes(body.dtype), "NR") if turned else [],
+        columns_type=TYPES[_stored_type(body.columns)], halves=has_halves(routine),
         dots=dots, column_form="[depth / LANES][NR][LANES]" if dots else "[depth][NR]",
         halving=[1 << n for n in reversed(range(block.lanes(body.dtype).bit_length() - 1))],
         micro=_dot_kernel(block) if dots
@@ -47,6 +49,17 @@ def contraction_source(
         **_parts(body, inner, block),
     )  # fmt: skip
     return text, shared, private
+
+
+def _stored_type(pack: Pack) -> DType:
+    """The element type of the array that a factor is read from, where nothing is computed."""
+    load = plain_load(pack.value)
+    return pack.value.dtype if load is None else load.dtype
+
+
+def has_halves(routine: Routine) -> bool:
+    """Whether one of the routine's arrays has elements of 16 bits."""
+    return any(parameter.dtype.is_half for parameter in routine.parameters)
 
 
 def _workspace(body: Contraction, block: BlockSizes, block_depth: int) -> tuple[int, int, int]:

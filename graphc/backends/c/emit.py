@@ -35,7 +35,8 @@ class _KernelCall:
 
 def emit(schedule: Schedule, routines: Sequence[Routine], block: BlockSizes) -> Emitted:
     """C source of a whole schedule."""
-    files = [SourceFile("graphc.h", render("c/graphc.h.jinja"))]
+    halves = any(node.dtype.is_half for node in schedule.graph.nodes)
+    files = [SourceFile("graphc.h", render("c/graphc.h.jinja", halves=halves))]
     shared = private = 0
     for routine in routines:
         text, needs_shared, needs_private = routine_source(routine, block)

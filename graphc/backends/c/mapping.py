@@ -12,7 +12,13 @@ from graphc.ir.types import DType
 TYPES = {
     DType.float32: "float", DType.float64: "double", DType.int32: "int32_t",
     DType.int64: "int64_t", DType.uint8: "uint8_t", DType.boolean: "_Bool",
+    DType.bfloat16: "uint16_t", DType.float16: "uint16_t",
 }  # fmt: skip
+
+# The 16-bit types, stored as the bits of integers: a float from them, a vector of floats, and back.
+WIDEN = {DType.bfloat16: "gc_from_bf16", DType.float16: "gc_from_f16"}
+WIDEN_VECTOR = {DType.bfloat16: "load_bf16", DType.float16: "load_f16"}
+NARROW = {DType.bfloat16: "gc_to_bf16", DType.float16: "gc_to_f16"}
 
 BINARY = {
     "add": "+", "subtract": "-", "multiply": "*", "divide": "/", "less": "<", "less_equal": "<=",
@@ -37,7 +43,7 @@ BLOCKS = {
 
 
 def literal(value: float | int | bool, dtype: DType) -> str:
-    """A C literal of exactly this value and type."""
+    """A C literal of exactly this value and type; a 16-bit number's is that of its bits."""
     if dtype == DType.boolean:
         return "1" if value else "0"
     if not dtype.is_float:
@@ -46,7 +52,10 @@ def literal(value: float | int | bool, dtype: DType) -> str:
         return f"({text})" if whole < 0 else text
     suffix = "f" if dtype == DType.float32 else ""
     with np.errstate(over="ignore"):
-        value = dtype.numpy.type(value).item()
+        rounded = np.asarray(value, dtype.numpy)
+    if dtype.is_half:
+        return f"0x{int(rounded.view(np.uint16)):04X}"
+    value = rounded.item()
     if math.isnan(value):
         return "NAN" if suffix else "(double)NAN"
     if math.isinf(value):

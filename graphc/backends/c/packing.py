@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from graphc.backends.c.mapping import TYPES
+from graphc.backends.c.mapping import TYPES, WIDEN_VECTOR
 from graphc.backends.c.printer import condition_text, index_text, scalar_text
 from graphc.ir.index import Index, axis_index
 from graphc.ir.loops import Pack
-from graphc.ir.scalar import Call, Condition, Inside, Load, Number, Scalar
-from graphc.ir.types import Axis, element_count
+from graphc.ir.scalar import Call, Condition, Inside, Number, Scalar, plain_load
+from graphc.ir.types import Axis, DType, element_count
 
 _FAR = 4096  # bytes: memory pages, at whose end the hardware stops to read ahead
 
@@ -63,24 +63,27 @@ def pack_lines(
 def vector_move(value: Scalar, axis: str, tests: Sequence[Condition] = ()) -> str | None:
     """``to[0 .. LANES - 1]`` from neighbours along an axis, or zeros; None if they are not.
 
+    16-bit numbers are widened to floats where the value is, and moved as they are otherwise.
     Whole vectors, not a loop: gcc 12 turns a short loop of conditional loads into wrong code.
     """
     guarded = _guarded_load(value, tests)
-    if guarded is None or guarded[1].offset.coefficient(axis) != 1:
+    load = plain_load(guarded[1]) if guarded is not None else None
+    if guarded is None or load is None or load.offset.coefficient(axis) != 1:
         return None
-    conditions, load = guarded
+    conditions, _ = guarded
     bent = _bends(load.offset, axis)
     if bent or any(axis in c.index.names for c in conditions):
         return None
-    move = f"*(vector *)to = *(const vector *)&{scalar_text(load)};"
+    kind = "half_vector" if value.dtype.is_half else "vector"
+    move = f"*({kind} *)to = {vector_text(load.dtype, value.dtype, f'&{scalar_text(load)}')};"
     if not conditions:
         return move
-    return f"if ({_test(conditions)}) {move} else *(vector *)to = (vector){{0}};"
+    return f"if ({_test(conditions)}) {move} else *({kind} *)to = ({kind}){{0}};"
 
 
 def _guarded_load(
     value: Scalar, tests: Sequence[Condition] = ()
-) -> tuple[tuple[Condition, ...], Load] | None:
+) -> tuple[tuple[Condition, ...], Scalar] | None:
     """The conditions and the load of an element that is zero elsewhere; None if it is no such."""
     conditions = tuple(tests)
     if isinstance(value, Call) and value.function == "select":
@@ -89,7 +92,7 @@ def _guarded_load(
             return None
         conditions += inside.conditions
         value = taken
-    return (conditions, value) if isinstance(value, Load) else None
+    return (conditions, value) if plain_load(value) is not None else None
 
 
 def _bends(index: Index, axis: str) -> bool:
@@ -118,6 +121,14 @@ def _run_test(pack: Pack, axis: str, size: int) -> tuple[str, str] | None:
         ends = dict.fromkeys((first, first + step) if moving else (first,))
         tests += [replace(condition, index=index) for index in ends]
     return _test(tests), scalar_text(guarded[1])
+
+
+def vector_text(stored: DType, dtype: DType, place: str) -> str:
+    """A vector of neighbours from a place in an array of type ``stored``, as type ``dtype``."""
+    if dtype is not stored:
+        return f"{WIDEN_VECTOR[stored]}({place})"
+    kind = "half_vector" if dtype.is_half else "vector"
+    return f"*(const {kind} *){place if place.startswith('&') else f'({place})'}"
 
 
 def _pointer(pack: Pack) -> str:
@@ -227,8 +238,8 @@ def _vectors(
 
 def _next_lane(pack: Pack) -> list[str]:
     """Fetch the same place of the next lane, where that is far enough for the memory not to."""
-    load = pack.value
-    if not isinstance(load, Load) or pack.conditions or not pack.lanes:
+    load = plain_load(pack.value)
+    if load is None or pack.conditions or not pack.lanes:
         return []
     step = load.offset.coefficient(pack.lanes[-1].name)
     if step * load.dtype.size < _FAR:
@@ -242,15 +253,16 @@ def _axis_of(head: str) -> str:
 
 def _transposed(pack: Pack, heads: Sequence[str], width: str, count: str, lanes: int) -> list[str]:
     """Vectors along the depth, turned a square at a time; lanes past the end repeat the last."""
-    assert isinstance(pack.value, Load)
+    load = plain_load(pack.value)
+    assert load is not None
     names = {a.name for a in pack.lanes}
-    terms = pack.value.offset.terms
+    terms = load.offset.terms
     base = Index(tuple(t for t in terms if t[0] in names))
-    rest = Index(tuple(t for t in terms if t[0] not in names), pack.value.offset.const)
+    rest = Index(tuple(t for t in terms if t[0] not in names), load.offset.const)
     inner = _nested(
         _stepping(heads, "LANES"),
         [
-            f"transpose({pack.value.buffer} + {index_text(rest)}, base, to);",
+            f"transpose({load.buffer} + {index_text(rest)}, base, to);",
             f"to += LANES * {width};",
         ],
     )
@@ -268,9 +280,12 @@ def _transposed(pack: Pack, heads: Sequence[str], width: str, count: str, lanes:
     ]
 
 
-def transpose_lines(lanes: int, width: str) -> list[str]:
+def transpose_lines(pack: Pack, lanes: int, width: str) -> list[str]:
     """A square of vectors turned by log2(lanes) rounds of pairwise shuffles."""
-    lines = [f"const vector v0_{i} = *(const vector *)(from + base[{i}]);" for i in range(lanes)]
+    load = plain_load(pack.value)
+    assert load is not None
+    rows = [vector_text(load.dtype, pack.value.dtype, f"from + base[{i}]") for i in range(lanes)]
+    lines = [f"const vector v0_{i} = {row};" for i, row in enumerate(rows)]
     step, level = 1, 0
     while step < lanes:
         for i in range(lanes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphc.backends.c.mapping import BINARY, FUNCTIONS, TYPES, literal
+from graphc.backends.c.mapping import BINARY, FUNCTIONS, NARROW, TYPES, WIDEN, literal
 from graphc.backends.printer import INDENT, Printer
 from graphc.ir.loops import Loop
 from graphc.ir.types import DType
@@ -16,6 +16,8 @@ class CPrinter(Printer):
     types = TYPES
     binary = BINARY
     functions = FUNCTIONS
+    widen = WIDEN
+    narrow = NARROW
 
     def literal(self, value: float | int | bool, dtype: DType) -> str:
         """A C literal of exactly this value and type."""

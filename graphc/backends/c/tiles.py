@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from graphc.backends.c.contraction import PAGE
+from graphc.backends.c.contraction import PAGE, has_halves
 from graphc.backends.c.mapping import TYPES
-from graphc.backends.c.packing import decode_lines, vector_move
+from graphc.backends.c.packing import decode_lines, vector_move, vector_text
 from graphc.backends.c.printer import condition_text, scalar_text, statement_lines
 from graphc.backends.c.transform import Position, transform_lines
 from graphc.backends.templating import render
@@ -62,6 +62,7 @@ def _common(routine: Routine, body: TileProduct, vector_bytes: int) -> dict[str,
         "block": body.blocks.tiles, "column": body.columns.name,
         "columns": body.columns.extent * (vector_bytes // size),
         "results": element_count(tuple(a.extent for a in body.results)),
+        "halves": has_halves(routine),
     }  # fmt: skip
 
 
@@ -152,25 +153,25 @@ def _kernel(rows: int, vectors: int, lanes: int, scalar: str, vector: str, place
 
 def _patch_transform(patch: Patch, dtype: DType, lanes: int) -> _Transform:
     """from[positions] -> to[point][plane]."""
-    type_name = TYPES[dtype]
+    type_name, stored = TYPES[dtype], TYPES[patch.value.dtype]
     sizes = tuple(a.extent for a in patch.positions)
     steps = [f"step{d}" for d in range(len(sizes))]
     outputs = tuple(len(p.outputs) for p in patch.transform)
 
     def load(place: Position) -> str:
         terms = [f"{n} * {s}" if n > 1 else s for n, s in zip(place, steps, strict=True) if n]
-        return f"*(const vector *)({' + '.join(['from', *terms])})"
+        return vector_text(patch.value.dtype, dtype, " + ".join(["from", *terms]))
 
     def store(place: Position, value: str) -> str:
         return f"*(vector *)(to + {_flat(place, outputs)} * plane) = {value};"
 
     arguments = ", ".join(
-        [f"const {type_name} *restrict from", *(f"long {s}" for s in steps),
+        [f"const {stored} *restrict from", *(f"long {s}" for s in steps),
          f"{type_name} *restrict to", "long plane"]
     )  # fmt: skip
     dense = [lanes * below for below in _strides(sizes)]
     return _Transform(
-        transform_lines(patch.transform, dtype, load, store), arguments, type_name,
+        transform_lines(patch.transform, dtype, load, store), arguments, stored,
         scalar_text(patch.first) if patch.first else "",
         " && ".join(condition_text(c) for c in patch.inside) or "1",
         ", ".join(f"{step}L" for step in patch.steps), ", ".join(f"{step}L" for step in dense),

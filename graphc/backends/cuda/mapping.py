@@ -12,7 +12,10 @@ from graphc.ir.types import DType
 TYPES = {
     DType.float32: "float", DType.float64: "double", DType.int32: "int",
     DType.int64: "gc_int64", DType.uint8: "gc_uint8", DType.boolean: "bool",
+    DType.bfloat16: "gc_bf16", DType.float16: "gc_half",
 }  # fmt: skip
+WIDEN = {DType.bfloat16: "gc_to_float", DType.float16: "gc_to_float"}
+NARROW = {DType.bfloat16: "gc_to_bf16", DType.float16: "gc_to_half"}
 BINARY = c.BINARY
 FUNCTIONS = c.FUNCTIONS
 INDEX, WIDE_INDEX = "int", "gc_int64"

@@ -6,7 +6,16 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from graphc.backends.cuda.mapping import BINARY, FUNCTIONS, INDEX, TYPES, WIDE_INDEX, literal
+from graphc.backends.cuda.mapping import (
+    BINARY,
+    FUNCTIONS,
+    INDEX,
+    NARROW,
+    TYPES,
+    WIDE_INDEX,
+    WIDEN,
+    literal,
+)
 from graphc.backends.printer import INDENT, Printer
 from graphc.ir.index import Index
 from graphc.ir.loops import Combine, Declare, LoadLanes, Loop, Statement, StoreLanes, Team, TeamLoop
@@ -26,6 +35,8 @@ class CudaPrinter(Printer):
     types = TYPES
     binary = BINARY
     functions = FUNCTIONS
+    widen = WIDEN
+    narrow = NARROW
 
     def __init__(self, team: Team, *, wide: bool, whole: bool):
         self.team = team
