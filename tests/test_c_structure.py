@@ -14,6 +14,7 @@ from graphc.autodiff.backward import gradients
 from graphc.backends.c.emit import emit
 from graphc.backends.c.mapping import BLOCKS, literal
 from graphc.compiler import compile_graph
+from graphc.evaluate import evaluate
 from graphc.ir.graph import Graph
 from graphc.ir.schedule import KernelPlan, Schedule
 from graphc.ir.types import DType
@@ -22,7 +23,7 @@ from graphc.lower.routines import lower
 from graphc.ops.define import Definition, Operand, axes, define, op, sum_over
 from graphc.passes.pipeline import run_passes
 from graphc.schedule.plan import make_schedule
-from tests.compiled import ROOT, check, run_python
+from tests.compiled import ROOT, assert_close, check, run_python
 
 
 def scheduled(*outputs: gx.Node) -> Schedule:
@@ -368,3 +369,33 @@ def test_ten_thousand_nodes(kind: str) -> None:
     started = time.process_time()
     scheduled(y)
     assert time.process_time() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("channels", "filters", "window", "settings"),
+    [
+        (64, 64, 3, {"padding": 1, "groups": 64}),  # a table of filters, a lane a channel
+        (64, 64, 3, {"padding": 1, "groups": 2}),  # blocks seen through a reshape
+        (32, 32, 3, {"padding": 1, "stride": 2}),  # blocks of the depth that are skipped
+        (32, 32, 3, {"padding": 2, "dilation": 2}),
+        (3, 32, 7, {"padding": 3, "stride": 2}),  # few rows: vectors along the depth
+        (3, 32, 3, {"padding": 1}),
+    ],
+)
+def test_convolutions_between_layers(
+    channels: int, filters: int, window: int, settings: dict[str, int],
+    seeded: np.random.Generator,
+) -> None:  # fmt: skip
+    """Their arrays lie in blocks of channels; images and weights do not."""
+    images = gx.input("x", (2, channels, 12, 14))
+    w = gx.parameter("w", (filters, channels // settings.get("groups", 1), window, window))
+    x = gx.relu(images)
+    y = gx.relu(gx.conv2d(x, w, **settings))
+    weights = gx.constant(seeded.normal(size=y.shape), "float32")
+    outputs = [y, *gradients(gx.sum(y * weights), [images, w])]
+    sample = {n.label: seeded.normal(size=n.shape).astype("float32") for n in (images, w)}
+    program = compile_graph(outputs, parameters={"w": sample["w"]})
+    for got, want in zip(program(x=sample["x"]), evaluate(outputs, sample), strict=True):
+        assert_close(got, want, 2e-6)
+    layouts = [buffer.layout for buffer in program.schedule.buffers]
+    assert channels == 3 or any(layout.lanes is not None for layout in layouts)

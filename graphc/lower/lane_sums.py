@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import sympy
+
+from graphc.ir.equation import read_symbol
 from graphc.ir.index import Index, axis_index
 from graphc.ir.loops import Assign, Declare, Loop, Statement, When
 from graphc.ir.scalar import Call, Element, Name, Number
@@ -22,6 +26,7 @@ from graphc.lower.reduction import (
 
 _LANES = 512  # accumulators that stay in the first-level cache
 _LANE_TASKS = 8
+_VECTOR = 16  # lanes of arrays in blocks
 
 
 def lane_axis(
@@ -36,7 +41,9 @@ def lane_axis(
     outside = element_count(tuple(a.extent for a in merged.axes[:-1]))
     most = min(_LANES, max(32, last.extent * outside // _LANE_TASKS))
     lanes = next((n for n in range(most, 7, -1) if last.extent % n == 0), 0)
-    if window <= SHORT_WINDOW or not lanes:
+    guarded = first.conditions or any(isinstance(r, Access) and r.conditions for r in first.reads)
+    short = window <= SHORT_WINDOW and not (guarded and last.extent <= _VECTOR)
+    if short or not lanes:
         return None
     moved = substitute_conditions(first.conditions, merged.values)
     if any(last.name in c.index.names for c in moved):
@@ -63,7 +70,10 @@ def lane_statements(
     maps: dict[str, Statement], stores: Sequence[Statement],
 ) -> list[Statement]:  # fmt: skip
     """Accumulators of all lanes, the window with the lanes inside, then the rest lane by lane."""
-    block = next(b for b in blocks if not b[0].equation.is_map)
+    block = [
+        _guarded(stage, merged, lane)
+        for stage in next(b for b in blocks if not b[0].equation.is_map)
+    ]
     window = merge_window(block[0], merged, namer)
     item, conditions = window_item(block, merged, window)
     here = axis_index(lane.name)
@@ -85,6 +95,21 @@ def lane_statements(
     done = {s.value for s in block}
     rest = [maps[s[0].value] for s in blocks if s[0].value not in done]
     return [*before, *body, Loop(lane, (*after, *rest, *stores), simd=True)]
+
+
+def _guarded(stage: Stage, merged: Merged, lane: Axis) -> Stage:
+    """Where a factor is zero for all lanes there is nothing to add: its tests become guards."""
+    factors = sympy.Mul.make_args(stage.equation.body)
+    reads = list(stage.reads)
+    conditions = stage.conditions
+    for number, read in enumerate(reads):
+        if not isinstance(read, Access) or read.fill or read_symbol(number) not in factors:
+            continue
+        moved = substitute_conditions(read.conditions, merged.values)
+        if not any(lane.name in c.index.names for c in moved):
+            reads[number] = replace(read, conditions=())
+            conditions += read.conditions
+    return replace(stage, reads=reads, conditions=tuple(dict.fromkeys(conditions)))
 
 
 def finish_lane(stage: Stage, element: Element) -> Declare:

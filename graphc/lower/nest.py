@@ -30,6 +30,7 @@ from graphc.lower.reduction import (
     reduction_statements,
     sibling_blocks,
 )
+from graphc.lower.tables import fill_tables
 
 PARALLEL_POINTS = 1 << 14  # below this a parallel region costs more than it saves
 _TASKS = 64
@@ -74,11 +75,12 @@ def make_stage(
 def build_nest(plan: NestPlan) -> tuple[Statement, ...]:
     """The statements of the nest."""
     merged = merge_outputs(plan)
+    tables = fill_tables(plan.stages, merged, plan.namer)
     blocks = sibling_blocks(plan.stages)
     points = max(stage.equation.points for stage in plan.stages)
     cut = lane_axis(blocks, merged, plan.namer)
     if cut is not None:
-        return _lane_nest(plan, merged, blocks, cut, points)
+        return (*tables, *_lane_nest(plan, merged, blocks, cut, points))
     body: list[Statement] = []
     for block in blocks:
         body += stage_statements(block, merged, plan.namer)
@@ -87,7 +89,7 @@ def build_nest(plan: NestPlan) -> tuple[Statement, ...]:
         stage.equation.points // max(1, element_count(stage.equation.shape))
         for stage in plan.stages
     )
-    return _wrap(merged.axes, tuple(body), points, window <= SHORT_WINDOW)
+    return (*tables, *_wrap(merged.axes, tuple(body), points, window <= SHORT_WINDOW))
 
 
 def _lane_nest(

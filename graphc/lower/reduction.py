@@ -18,6 +18,7 @@ from graphc.lower.freeze import MutableEnvironment, as_type, compute_dtype, free
 from graphc.lower.names import Namer
 
 SHORT_WINDOW = 16
+_SHORT_SUM = 64  # terms that a float32 adds up with an error of some roundings
 _SHARED = tuple(f"{a}{b}" for a in ("_sum", "_best", "_place") for b in ("_other", "_shares"))
 SUFFIXES = ("", "_item", "_sum", "_best", "_wins", "_place", *_SHARED)  # locals of a value
 _SMALL = 1 << 30  # positions below this are compared as 32-bit numbers
@@ -163,8 +164,10 @@ def merge_window(stage: Stage, merged: Merged, namer: Namer) -> Merged:
 
 
 def accumulator(stage: Stage, dtype: DType) -> Name:
-    """Sums of float32 are kept in float64: exact enough for any length."""
-    return Name(f"{stage.value}_sum", DType.float64 if dtype.is_float else dtype)
+    """Long sums of float32 are kept in float64: exact enough for any length."""
+    terms = element_count(tuple(a.extent for a in stage.equation.reduce_axes))
+    wide = dtype.is_float and terms > _SHORT_SUM
+    return Name(f"{stage.value}_sum", DType.float64 if wide else dtype)
 
 
 def _start(stage: Stage) -> int:

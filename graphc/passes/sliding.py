@@ -168,7 +168,8 @@ def channel_roles(equation: Equation) -> ChannelRoles | None:
     """The channels of any sliding window, strided and dilated ones too; None without a window.
 
     The sliding read is the one with a dimension where two axes meet; its channel is the axis that
-    it alone, or with the filters, runs through in a dimension of its own.
+    it alone, or with the filters, runs through in a dimension of its own. In a depthwise
+    convolution that axis runs through all three arrays.
     """
     if equation.reduction != "sum" or len(equation.reads) != 2 or equation.positions:
         return None
@@ -180,15 +181,26 @@ def channel_roles(equation: Equation) -> ChannelRoles | None:
     names = {i.single_name for i in other.index} - {None}
     moving = set().union(*(i.names for i in sliding.index if i.single_name is None))
     outputs = {a.name for a in equation.axes}
-    across = sorted(n for n in (names & outputs) - plain - moving if n)
-    shared = sorted(n for n in (plain & names) - outputs if n)
-    alone = sorted(n for n in (plain & outputs) - names if n)
-    if len(across) != 1:
-        return None
     extents = equation.extents
+
+    def long(found: set[str | None]) -> list[str]:
+        return sorted(n for n in found if n and extents[n] > 1)
+
+    across = long((names & outputs) - plain - moving)
+    shared = long((plain & names) - outputs)
+    alone = long((plain & outputs) - names)
     kept = [extents[n] for n in sorted(moving & outputs)]
     summed = [extents[n] for n in sorted(moving - outputs)]
-    if max(kept, default=0) >= max(summed, default=0):  # along positions, taps are summed
+    positions = max(kept, default=0) >= max(summed, default=0)  # the result's; taps are summed
+    if not across:  # every channel on its own
+        pairs = long(plain & names & outputs)
+        reads = (bent[0],) if positions else (bent[0], 1 - bent[0])
+        if len(pairs) != 1 or (positions and shared) or (not positions and alone):
+            return None
+        return ChannelRoles(tuple((r, pairs[0]) for r in reads), pairs[0] if positions else None)
+    if len(across) > 1:
+        return None
+    if positions:
         return ChannelRoles(((bent[0], shared[0]),), across[0]) if len(shared) == 1 else None
     if len(alone) == 1:
         return ChannelRoles(((bent[0], alone[0]), (1 - bent[0], across[0])), None)

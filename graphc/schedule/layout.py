@@ -52,7 +52,7 @@ def _wishes(kernel: KernelPlan) -> list[tuple[Node, int]]:
     """The arrays that a convolution reads or writes in vectors, and along which dimension."""
     leader = kernel.nodes[0]
     equation = leader.op_equation()
-    roles = channel_roles(equation) if kernel.strategy != "nest" else None
+    roles = channel_roles(equation)
     if roles is None:
         return []
     found = []
