@@ -13,6 +13,7 @@ from graphc.ir.tiles import TileAlgorithm
 from graphc.ir.types import DType, element_count
 from graphc.passes.sliding import SlidingProduct, sliding_product
 from graphc.passes.toom_cook import error_bound, straight_line, tile_algorithm
+from graphc.schedule.blocking import TILE_DEPTH
 
 # Of a core's peak: what direct sums and products of transformed tiles reach.
 _DIRECT_EFFICIENCY = 0.85
@@ -20,7 +21,6 @@ _TILE_EFFICIENCY = 0.9
 _TRANSFORM_COST = 3.0  # loads, stores and moves beside each operation of a transform
 _ADVANTAGE = 1.15  # tiles must win by this much, for the error that they add
 _MAX_SIZE = 6
-TILE_DEPTH = 64  # tiles summed in registers before a filter gradient is touched in memory
 _MAX_ERROR = {DType.float32: 2e-5, DType.float64: 1e-12}
 
 
