@@ -21,7 +21,7 @@ _TILE_EFFICIENCY = 0.9
 _TRANSFORM_COST = 3.0  # loads, stores and moves beside each operation of a transform
 _ADVANTAGE = 1.15  # tiles must win by this much, for the error that they add
 _MAX_SIZE = 6
-_MAX_ERROR = {DType.float32: 2e-5, DType.float64: 1e-12}
+MAX_ERROR = {DType.float32: 2e-5, DType.float64: 1e-12}
 
 
 @dataclass(frozen=True)
@@ -38,36 +38,61 @@ def choose_tiles(equation: Equation, dtype: DType, block: BlockSizes, exact: boo
     Costs are multiply-adds as if all ran at a core's peak. Tiles need whole vectors of channels.
     """
     form = sliding_product(equation)
-    if form is None or dtype not in _MAX_ERROR:
+    if form is None or dtype not in MAX_ERROR:
         return None
     if exact:
         return Choice((), "direct: exact sums were asked for")
-    lanes = block.lanes(dtype)
-    if form.inner.extent % lanes or form.across.extent % lanes:
-        return Choice((), f"direct: channels are not whole vectors of {lanes}")
+    if not _whole_vectors(form, dtype, block):
+        return Choice((), f"direct: channels are not whole vectors of {block.lanes(dtype)}")
     direct = equation.points / _DIRECT_EFFICIENCY
     best, cost = min(
         ((a, _tile_cost(form, a)) for a in _candidates(form)), key=lambda candidate: candidate[1]
     )
     names = " x ".join(f"F({a.outputs},{a.taps})" for a in best)
-    error = error_bound(best, _chain(form, best), _which(form), dtype)
+    error = tile_error(equation, best, dtype)
     text = f"{names}: {cost / 1e9:.3g} G multiply-adds against {direct / 1e9:.3g} G"
     if cost * _ADVANTAGE > direct:
         return Choice((), f"direct: {text}")
-    if error > _MAX_ERROR[dtype]:
+    if error > MAX_ERROR[dtype]:
         return Choice((), f"direct: {names} may err by {error:.1e}")
     return Choice(best, f"{text}, relative error below {error:.1e}")
+
+
+def legal_tiles(
+    equation: Equation, dtype: DType, block: BlockSizes
+) -> tuple[tuple[TileAlgorithm, ...], ...]:
+    """Every combination of tiles that computes an equation within the limit on its error."""
+    form = sliding_product(equation)
+    if form is None or dtype not in MAX_ERROR or not _whole_vectors(form, dtype, block):
+        return ()
+    found = _candidates(form)
+    return tuple(a for a in found if tile_error(equation, a, dtype) <= MAX_ERROR[dtype])
+
+
+def tile_error(
+    equation: Equation, algorithms: tuple[TileAlgorithm, ...], dtype: DType,
+    depth: int = TILE_DEPTH,
+) -> float:  # fmt: skip
+    """Bound on the relative error; ``depth`` tiles of a filter gradient are summed in registers."""
+    form = sliding_product(equation)
+    assert form is not None
+    return error_bound(algorithms, _chain(form, algorithms, depth), _which(form), dtype)
+
+
+def _whole_vectors(form: SlidingProduct, dtype: DType, block: BlockSizes) -> bool:
+    lanes = block.lanes(dtype)
+    return form.inner.extent % lanes == 0 and form.across.extent % lanes == 0
 
 
 def _which(form: SlidingProduct) -> Literal["output", "filter"]:
     return "output" if form.result == "positions" else "filter"
 
 
-def _chain(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...]) -> int:
+def _chain(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...], depth: int) -> int:
     """Additions in the longest running sum: of channels, or of tiles in blocks, then of blocks."""
     if form.result == "positions":
         return form.inner.extent
-    return TILE_DEPTH + -(-_tile_count(form, algorithms) // TILE_DEPTH)
+    return depth + -(-_tile_count(form, algorithms) // depth)
 
 
 def _tile_count(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...]) -> int:
