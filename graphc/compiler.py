@@ -54,24 +54,17 @@ def compile_graph(
             1e-6 instead of 3e-7 (``graphc show --stage schedule`` has bounds). Devices always do.
         precision: "bf16" or "fp16" stores what lies between kernels in 16 bits, by the rules of
             ``passes/precision.py``; inputs, parameters, states and outputs stay as declared.
-        tune: seconds to search for the fastest way to compute each contraction on this machine,
-            within the same limit on rounding errors. Choices are cached, so that the next search
-            goes on where this one stopped; 0 takes them and searches nothing. By default neither
-            is done: the bits of the results depend on no measurement.
+        tune: seconds to search for the fastest way to compute each contraction here, within the
+            same limit on rounding errors. Choices are cached: the next search goes on where this
+            one ended; 0 takes them and searches nothing. By default they are not looked at.
         progress: called with (files done, files in all, file name) while compiling.
         tuning: told what is tried and what is chosen.
 
     Raises:
-        UserError: two parameters share a name; a target, precision or number of seconds that is
-            none.
+        UserError: two parameters share a name; an unknown target or precision; a bad ``tune``.
         ToolchainError: no compiler, or it failed; no device.
     """
-    if not isinstance(target, str) or target not in TARGETS:
-        expected = f"{', '.join(map(repr, TARGETS[:-1]))} or {TARGETS[-1]!r}"
-        raise user_error(f"compile: unknown target {brief(target)}", f"expected {expected}")
-    if tune is not None:
-        check_budget(tune, target)
-    thread_count(threads)
+    _check_options(target, threads, tune)
     source = Graph(value_list("compile", outputs), tuple(assignments))
     check_graph(source)
     graph = run_passes(source, legal_precision("compile", precision))
@@ -88,6 +81,15 @@ def compile_graph(
     kernels = emit_cuda(schedule, routines)
     module = device.load(kernels.files, name, progress)
     return DeviceProgram(device, schedule, routines, kernels, module, limits, given, seed)
+
+
+def _check_options(target: str, threads: int | None, tune: float | None) -> None:
+    if not isinstance(target, str) or target not in TARGETS:
+        expected = f"{', '.join(map(repr, TARGETS[:-1]))} or {TARGETS[-1]!r}"
+        raise user_error(f"compile: unknown target {brief(target)}", f"expected {expected}")
+    if tune is not None:
+        check_budget(tune, target)
+    thread_count(threads)
 
 
 def _host_schedule(

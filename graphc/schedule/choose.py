@@ -8,6 +8,7 @@ from itertools import product as combinations
 from typing import Literal
 
 from graphc.ir.equation import Equation
+from graphc.ir.graph import Node
 from graphc.ir.loops import BlockSizes
 from graphc.ir.tiles import TileAlgorithm
 from graphc.ir.types import DType, element_count
@@ -30,6 +31,12 @@ class Choice:
 
     algorithms: tuple[TileAlgorithm, ...]
     reason: str
+
+
+def tile_type(node: Node) -> DType | None:
+    """What a node's tiles would be computed in; None where its operands are of several kinds."""
+    kinds = {one.dtype.arithmetic for one in (node, *node.inputs)}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def choose_tiles(equation: Equation, dtype: DType, block: BlockSizes, exact: bool) -> Choice | None:

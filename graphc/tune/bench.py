@@ -28,6 +28,8 @@ class Bench:
     def __init__(self, single: Schedule, threads: int) -> None:
         self.batch = worker_count()
         self._buffers, self._threads = single.buffers, threads
+        nodes = single.kernels[0].nodes
+        self._halves = any(n.dtype.is_half for node in nodes for n in (node, *node.inputs))
         self._functions: dict[Candidate, Callable[..., None]] = {}
         self._arrays: list[np.ndarray] = []
         self._workspace = np.empty(0, np.uint8)
@@ -40,7 +42,7 @@ class Bench:
             SourceFile(f"{name}.c", kernel_source(c.routine, c.block, name)[0])
             for name, c in zip(names, new, strict=True)
         ]
-        library = load(build_library("tuning", [header(), *files]).path)
+        library = load(build_library("tuning", [header(self._halves), *files]).path)
         for name, candidate in zip(names, new, strict=True):
             function = getattr(library, name)
             function.restype = None

@@ -42,7 +42,7 @@ def alone(plan: KernelPlan, schedule: Schedule) -> Schedule:
 def signature(single: Schedule, block: BlockSizes, exact: bool) -> str:
     """SHA-256 of what the kernel does, in which types and layouts: of its untuned source."""
     (routine,) = lower(single, block)
-    limit = None if exact else MAX_ERROR.get(single.kernels[0].nodes[0].dtype)
+    limit = None if exact else MAX_ERROR.get(single.kernels[0].nodes[0].dtype.arithmetic)
     text = f"error limit {limit}\n{kernel_source(routine, block)[0]}"
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -13,7 +13,7 @@ from graphc.ir.tiles import TileAlgorithm
 from graphc.ir.types import Axis, element_count
 from graphc.lower.routines import lower
 from graphc.schedule.blocking import RESIDENT_BYTES, register_rows
-from graphc.schedule.choose import MAX_ERROR, legal_tiles, tile_error
+from graphc.schedule.choose import MAX_ERROR, legal_tiles, tile_error, tile_type
 from graphc.tune.kernel import kernel_source
 
 ROUNDS = ("algorithm", "tasks", "registers and packing")
@@ -88,7 +88,7 @@ class Candidate:
         if isinstance(body, Contraction):
             panels = "none" if body.resident == "none" else f"the {body.resident}"
             return (
-                f"direct, depth {body.cut * _count(body.depth[body.split + 1 :])}, tasks of "
+                f"direct, depth {_block_depth(body)}, tasks of "
                 f"{body.row_block} rows x {body.column_panels} panels, {panels} packed once"
             )
         blocks = body.blocks
@@ -133,16 +133,17 @@ class Space:
 
     def legal_algorithms(self) -> tuple[tuple[TileAlgorithm, ...], ...]:
         """The tile algorithms within the limit on errors; none where exact sums are asked for."""
-        if self.exact:
+        dtype = tile_type(self.leader)
+        if self.exact or dtype is None:
             return ()
-        return legal_tiles(self.leader.op_equation(), self.leader.dtype, self.block)
+        return legal_tiles(self.leader.op_equation(), dtype, self.block)
 
     def error(self, candidate: Candidate) -> float | None:
         """Bound on the relative error of a tiled product; None for a direct sum."""
         body, variant = candidate.body, candidate.variant
         if isinstance(body, Contraction):
             return None
-        equation, dtype = self.leader.op_equation(), self.leader.dtype
+        equation, dtype = self.leader.op_equation(), body.dtype
         if body.result == "positions":
             return tile_error(equation, variant.algorithms, dtype)
         return tile_error(equation, variant.algorithms, dtype, body.blocks.tiles)
@@ -154,7 +155,7 @@ class Space:
     def _is_legal(self, candidate: Candidate) -> bool:
         """Whether errors and memory stay within their limits."""
         error = self.error(candidate)
-        if error is not None and error > MAX_ERROR[self.leader.dtype]:
+        if error is not None and error > MAX_ERROR[candidate.body.dtype]:
             return False
         body = candidate.body
         if isinstance(body, Contraction) and candidate.variant.contraction_blocks.resident:
@@ -172,7 +173,8 @@ class Space:
         changes: list[dict[str, object]]
         if packing:
             changes = [{"resident": side} for side in ("rows", "columns", "none")]
-            changes += [{"depth": blocks.depth // 2}, {"depth": blocks.depth * 2}]
+            depth = _block_depth(body)
+            changes += [{"depth": depth // 2}, {"depth": depth * 2}]
         else:
             changes = [{"rows": n} for n in (body.row_block // 2, body.row_block * 2)]
             changes += [{"panels": n} for n in (body.column_panels // 2, body.column_panels * 2)]
@@ -244,6 +246,11 @@ def _divisor(total: int, unit: int, wanted: int) -> int:
     """The largest divisor of ``total`` that is a multiple of ``unit`` and at most as wanted."""
     fitting = [d for d in range(unit, total + 1, unit) if total % d == 0 and d <= wanted]
     return max(fitting, default=unit)
+
+
+def _block_depth(body: Contraction) -> int:
+    """Rows of a packed panel."""
+    return body.cut * _count(body.depth[body.split + 1 :])
 
 
 def _count(axes: Iterable[Axis]) -> int:
