@@ -6,13 +6,14 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from graphc import __version__
+from graphc.backends.base import thread_count
 from graphc.compiler import TARGETS
 from graphc.dsl.models import MODELS
 from graphc.errors import ToolchainError, UserError
@@ -34,6 +35,7 @@ from graphc.train.network import (
 from graphc.train.report import closing_lines, make_reporter
 
 COUNT = click.IntRange(min=1)
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 Command = Callable[..., None]
 
 MODEL_OPTIONS = (
@@ -97,6 +99,20 @@ def with_options(options: tuple[Callable[[Command], Command], ...]) -> Callable[
     return decorate
 
 
+def _seconds(ctx: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    """A time such as 90, 90s or 1.5m in seconds."""
+    if text is None:
+        return None
+    unit = _UNITS.get(text[-1:])
+    try:
+        seconds = float(text) if unit is None else float(text[:-1]) * unit
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise click.BadParameter(f"{text!r} is not a time such as 60s, 2m or plain seconds")
+    return seconds
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
@@ -115,6 +131,9 @@ def main() -> None:
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="cosine", show_default=True)
 @click.option("--samples", type=COUNT, help="At most so many images.")
 @click.option("--threads", type=COUNT, help="By default one for each core.")
+@click.option(
+    "--tune", metavar="TIME", callback=_seconds, help="Search so long for faster kernels: 60s, 2m."
+)
 @click.option(
     "--target", type=click.Choice(TARGETS), default="c", show_default=True,
     help="This processor, an NVIDIA GPU, or its emulator.",
@@ -137,18 +156,29 @@ def train_command(model: str, data: str, samples: int | None, **given: Any) -> N
     options = Options(**{field.name: chosen[field.name] for field in fields(Options)})
     with make_reporter() as reporter:
         outcome = train(net, dataset, options, reporter)
-    click.echo(closing_lines(net, outcome, _set_by_user(SHARED_KEYS, given)))
+    shared = _set_by_user(SHARED_KEYS, given)
+    if options.tune is not None:
+        shared |= {"tuned": True, "threads": options.threads}
+    click.echo(closing_lines(net, outcome, shared))
 
 
 @main.command("show")
 @click.argument("network", metavar="MODEL|FILE.py")
 @click.option("--stage", type=click.Choice(STAGES), help="What to show of it.")
 @click.option("--node", help="A layer, a value or a kernel.")
+@click.option("--tuned", is_flag=True, help="With what `train --tune` chose on this machine.")
+@click.option("--threads", type=COUNT, help="How many it was tuned for.")
 @JSON_OPTION
 @with_options(STEP_OPTIONS)
 @with_options(MODEL_OPTIONS)
 def show_command(
-    network: str, stage: str | None, node: str | None, as_json: bool, **given: Any
+    network: str,
+    stage: str | None,
+    node: str | None,
+    as_json: bool,
+    tuned: bool,
+    threads: int | None,
+    **given: Any,
 ) -> None:
     """Show the formulas, gradients, kernels and C of a model's training step.
 
@@ -163,6 +193,8 @@ def show_command(
         subject = file_subject(network, optimizer, **kernels)
     else:
         raise UserError(_no_network(network))
+    if tuned:
+        subject = replace(subject, tuned_for=thread_count(threads))
     click.echo(show(subject, stage, node, as_json, paint_c))
 
 

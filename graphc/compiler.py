@@ -16,12 +16,15 @@ from graphc.backends.cuda.emit import emit as emit_cuda
 from graphc.backends.cuda.run import DeviceProgram
 from graphc.errors import user_error
 from graphc.ir.graph import Assignment, Graph, Node
+from graphc.ir.loops import BlockSizes
+from graphc.ir.schedule import Schedule
 from graphc.lower.grid import lower_to_grid
 from graphc.lower.routines import lower
 from graphc.ops.messages import brief, value_list
 from graphc.passes.pipeline import run_passes
 from graphc.passes.precision import legal_precision
 from graphc.schedule.plan import make_schedule
+from graphc.tune.tune import Listener, check_budget, tune_schedule
 from graphc.verify import check_graph, label_ranges
 
 Progress = Callable[[int, int, str], None]
@@ -32,7 +35,7 @@ def compile_graph(
     outputs: Sequence[Node], *, assignments: Sequence[Assignment] = (), target: str = "c",
     name: str = "net", parameters: Mapping[str, Any] | None = None, seed: int = 0,
     threads: int | None = None, exact: bool = False, precision: str = "fp32",
-    progress: Progress | None = None,
+    tune: float | None = None, progress: Progress | None = None, tuning: Listener | None = None,
 ) -> Program:  # fmt: skip
     """Compile outputs into a callable program.
 
@@ -51,23 +54,23 @@ def compile_graph(
             1e-6 instead of 3e-7 (``graphc show --stage schedule`` has bounds). Devices always do.
         precision: "bf16" or "fp16" stores what lies between kernels in 16 bits, by the rules of
             ``passes/precision.py``; inputs, parameters, states and outputs stay as declared.
+        tune: seconds to search for the fastest way to compute each contraction here, within the
+            same limit on rounding errors. Choices are cached: the next search goes on where this
+            one ended; 0 takes them and searches nothing. By default they are not looked at.
         progress: called with (files done, files in all, file name) while compiling.
+        tuning: told what is tried and what is chosen.
 
     Raises:
-        UserError: two parameters share a name, an unknown target or precision.
+        UserError: two parameters share a name; an unknown target or precision; a bad ``tune``.
         ToolchainError: no compiler, or it failed; no device.
     """
-    if not isinstance(target, str) or target not in TARGETS:
-        expected = f"{', '.join(map(repr, TARGETS[:-1]))} or {TARGETS[-1]!r}"
-        raise user_error(f"compile: unknown target {brief(target)}", f"expected {expected}")
-    thread_count(threads)
+    _check_options(target, threads, tune)
     source = Graph(value_list("compile", outputs), tuple(assignments))
     check_graph(source)
     graph = run_passes(source, legal_precision("compile", precision))
     limits, given = label_ranges(source), parameters or {}
     if target == "c":
-        block = BLOCKS[find_toolchain().simd]
-        schedule = make_schedule(graph, block, exact=exact)
+        schedule, block = _host_schedule(graph, exact, tune, threads, tuning)
         routines = lower(schedule, block)
         emitted = emit(schedule, routines, block)
         library = build_library(name, emitted.files, progress=progress)
@@ -78,3 +81,27 @@ def compile_graph(
     kernels = emit_cuda(schedule, routines)
     module = device.load(kernels.files, name, progress)
     return DeviceProgram(device, schedule, routines, kernels, module, limits, given, seed)
+
+
+def _check_options(target: str, threads: int | None, tune: float | None) -> None:
+    if not isinstance(target, str) or target not in TARGETS:
+        expected = f"{', '.join(map(repr, TARGETS[:-1]))} or {TARGETS[-1]!r}"
+        raise user_error(f"compile: unknown target {brief(target)}", f"expected {expected}")
+    if tune is not None:
+        check_budget(tune, target)
+    thread_count(threads)
+
+
+def _host_schedule(
+    graph: Graph, exact: bool, tune: float | None, threads: int | None, tuning: Listener | None
+) -> tuple[Schedule, BlockSizes]:
+    """The schedule for this processor, tuned if that was asked for, and its register block."""
+    toolchain = find_toolchain()
+    block = BLOCKS[toolchain.simd]
+    schedule = make_schedule(graph, block, exact=exact)
+    if tune is not None:
+        schedule = tune_schedule(
+            schedule, block, toolchain, seconds=tune, threads=thread_count(threads), exact=exact,
+            listener=tuning,
+        )  # fmt: skip
+    return schedule, block

@@ -26,6 +26,7 @@ ROOMS = (
     "schedule",
     "lower",
     "backends",
+    "tune",
     "compiler",
     "train",
     "inspect",

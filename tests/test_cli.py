@@ -86,6 +86,39 @@ def test_mixed_precision_from_the_command_line() -> None:
     assert "loss_scale" in scaled and "float16" in scaled
 
 
+def test_a_tuned_run_prints_its_search_and_shows_the_sources_it_compiled() -> None:
+    words = ("train", "lenet5", "--steps", "1", "--batch", "8", "--width", "0.5")
+    text = succeeded(*words, "--tune", "3s")
+    assert re.search(r"^conv\w+: direct, .* against [\d.e-]+ m?s", text, re.MULTILINE)
+    assert re.search(r"^ ?kernel +tried +untuned +tuned +chosen", text, re.MULTILINE)
+    assert re.search(r"^tuned: \d+ variants in .* s; choices in .*\.json$", text, re.MULTILINE)
+    assert re.search(r"^these kernels alone: .* a step instead of .*x\)$", text, re.MULTILINE)
+    command = re.search(r"^  graphc (show .*--node .*)$", text, re.MULTILINE)
+    folder = re.search(r"^C sources: (.*)$", text, re.MULTILINE)
+    assert command is not None and folder is not None and "--tuned" in command[1]
+    shown = json.loads(succeeded(*command[1].split(), "--json"))
+    for file in shown["files"]:
+        assert file["text"] == (Path(folder[1]) / file["name"]).read_text()
+    schedule = succeeded(*re.sub("--node .*", "--stage schedule", command[1]).split())
+    assert "; tuned: " in schedule
+    assert "tuned" not in succeeded("show", *words[1:2], *words[4:], "--stage", "schedule")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("60s", 60.0), ("90", 90.0), ("1.5m", 90.0), ("1h", 3600.0), ("0", 0.0)]
+)
+def test_times_on_the_line(text: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[loop.Options] = []
+
+    def stop(net: object, data: object, options: loop.Options, reporter: object) -> None:
+        seen.append(options)
+        raise UserError("enough")
+
+    monkeypatch.setattr("graphc.cli.train", stop)
+    failed("train", "lenet5", "--steps", "1", "--tune", text)
+    assert seen[0].tune == seconds
+
+
 def test_digits_are_learned_and_the_same_twice() -> None:
     pytest.importorskip("sklearn")
     words = ("train", "lenet5", "--data", "digits", "--epochs", "3", "--batch", "32")
@@ -144,6 +177,10 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
         (("train", "lenet5", "--optimizer", "adam", "--momentum", "0.5"), 1, "no momentum"),
         (("train", "lenet6"), 2, "'lenet6' is not one of"),
         (("train", "lenet5", "--epochs", "0"), 2, "0 is not in the range"),
+        (("train", "lenet5", "--tune", "soon"), 2, "'soon' is not a time such as 60s"),
+        (("train", "lenet5", "--tune", "-1s"), 2, "'-1s' is not a time such as 60s"),
+        (("train", "lenet5", "--tune", "nan"), 2, "'nan' is not a time such as 60s"),
+        (("train", "lenet5", "--target", "cuda-emu", "--tune", "9s"), 1, "tune is for the target"),
         (("show", "lenet6"), 1, "did you mean lenet5?"),
         (("show", "nowhere.py"), 1, "there is no file nowhere.py"),
         (("show", "lenet5", "--node", "conv11"), 1, "did you mean conv1"),

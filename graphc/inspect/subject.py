@@ -27,6 +27,7 @@ from graphc.schedule.plan import make_schedule
 from graphc.train.network import classifier
 from graphc.train.optimizers import Optimizer, update_assignments
 from graphc.train.step import training_assignments
+from graphc.tune.tune import tune_schedule
 from graphc.verify import check_graph
 
 WITHOUT_COMPILER = "avx2"
@@ -44,7 +45,10 @@ class Generated:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A network to look at; ``slopes`` pairs each trained value with its gradient."""
+    """A network to look at; ``slopes`` pairs each trained value with its gradient.
+
+    ``tuned_for`` so many threads, its kernels are those that a search chose before.
+    """
 
     name: str
     forward: Graph
@@ -52,6 +56,7 @@ class Subject:
     step: Graph
     exact: bool = False
     precision: str = "fp32"
+    tuned_for: int | None = None
 
     @cached_property
     def backward(self) -> tuple[Node, ...]:
@@ -67,6 +72,11 @@ class Subject:
         simd = simd_level()
         graph = run_passes(self.step, PRECISIONS[self.precision])
         schedule = make_schedule(graph, BLOCKS[simd], exact=self.exact)
+        if self.tuned_for is not None:
+            schedule = tune_schedule(
+                schedule, BLOCKS[simd], find_toolchain(), seconds=0, threads=self.tuned_for,
+                exact=self.exact,
+            )  # fmt: skip
         routines = lower(schedule, BLOCKS[simd])
         emitted = emit(schedule, routines, BLOCKS[simd])
         return Generated(schedule, routines, {f.name: f.text for f in emitted.files}, simd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from graphc.ir.blocks import Resident, TileBlocks
 from graphc.ir.index import Index
 from graphc.ir.scalar import Condition, Load, Name, Scalar
 from graphc.ir.tiles import LinearProgram
@@ -176,7 +177,7 @@ class Contraction:
     split: int
     cut: int
     skip: tuple[Condition, ...]
-    resident: Literal["rows", "columns", "none"]
+    resident: Resident
     row_block: int
     column_panels: int
     pieces: int
@@ -215,20 +216,6 @@ class Patch:
     inside: tuple[Condition, ...]
     first: Load | None
     steps: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class TileBlocks:
-    """How a tiled product is cut: ``tiles``, ``columns`` and ``rows`` of one task, ``pieces`` of
-    the tiles summed on their own, and the rows and vectors of the register block.
-    """
-
-    tiles: int
-    columns: int
-    rows: int
-    pieces: int
-    register_rows: int
-    vectors: int
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from graphc.ir.blocks import BY_RULE, ContractionBlocks, TileBlocks
 from graphc.ir.graph import Graph, Node
 from graphc.ir.layout import Layout, reshaped
 from graphc.ir.tiles import TileAlgorithm
@@ -35,7 +36,9 @@ class KernelPlan:
     """Fused nodes over one output space; ``stored`` are those that others read.
 
     ``strategy`` is "contraction" where the leader is a sum of products worth packing, "tiles"
-    where such a sum slides a window and is computed by ``algorithms``, one a dimension.
+    where such a sum slides a window and is computed by ``algorithms``, one a dimension. Either is
+    cut by its blocks; where these say nothing, ``schedule/blocking.py`` decides by the sizes that
+    lowering finds.
     """
 
     name: str
@@ -44,6 +47,8 @@ class KernelPlan:
     strategy: Literal["contraction", "tiles", "nest"]
     reason: str
     algorithms: tuple[TileAlgorithm, ...] = ()
+    contraction_blocks: ContractionBlocks = BY_RULE
+    tile_blocks: TileBlocks | None = None
 
 
 @dataclass(frozen=True, eq=False)

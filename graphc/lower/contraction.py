@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+from graphc.ir.blocks import ContractionBlocks
 from graphc.ir.equation import read_symbol
 from graphc.ir.index import Index
 from graphc.ir.loops import BlockSizes, Contraction, Declare, Pack, Statement, Store
 from graphc.ir.scalar import Condition, Name, plain_load
-from graphc.ir.types import Axis, DType, element_count
+from graphc.ir.types import Axis, element_count
 from graphc.lower.access import (
     Access,
     Merged,
@@ -23,23 +24,16 @@ from graphc.lower.names import Namer
 from graphc.lower.nest import NestPlan, map_statement
 from graphc.lower.reduction import Stage
 from graphc.passes.classify import Factor, Factors
+from graphc.schedule.blocking import DEPTH, ProductSizes, dot_limits, resident_factor, task_size
 
-_DEPTH_BLOCK = 256  # rows of a packed column panel that stay in the second-level cache
-_RESIDENT_BYTES = 64 << 20  # a factor up to this size may be packed once and shared
-_SMALL_BYTES = 4 << 20  # up to this size it always is; beyond, if more tasks would repeat it
-_REPEATS = 10
-_ROW_BLOCK = {"rows": 512, "columns": 128, "none": 256}
-_PANELS = {"rows": 4, "columns": 16, "none": 8}
-_TASKS = 16
-_MOST_PIECES = 16
 _SHORT_RUN = 8
 _MOST_VECTORS = 4
 _DOT_ROWS = 8  # up to so many rows, vectors of depth are multiplied as they lie
-_DOT_DEPTH = 2048
-_DOT_COLUMNS = 16
 
 
-def build_contraction(plan: NestPlan, factors: Factors, block: BlockSizes) -> Contraction:
+def build_contraction(
+    plan: NestPlan, factors: Factors, limits: ContractionBlocks, block: BlockSizes
+) -> Contraction:
     """The contraction of the group's leader; the other stages form the epilogue."""
     leader = plan.stages[0]
     dtype = leader.node.dtype.arithmetic
@@ -55,11 +49,15 @@ def build_contraction(plan: NestPlan, factors: Factors, block: BlockSizes) -> Co
         columns = replace(columns, order=_turned(columns))
     block = _dot_block(factors, block) if dots else _register_block(factors, block)
     width = block.vectors if dots else block.columns(dtype)
-    split, cut = _split_depth(depth.axes, lanes, outer, _DOT_DEPTH if dots else _DEPTH_BLOCK)
-    resident = _resident(factors, depth.axes, dtype, width)
+    limits = dot_limits(limits, width) if dots else limits
+    split, cut = _split_depth(depth.axes, lanes, outer, limits.depth or DEPTH)
+    sizes = ProductSizes(
+        _count(factors.batch), _count(factors.row_axes), _count(factors.column_axes),
+        _count(depth.axes),
+    )  # fmt: skip
+    resident = limits.resident or resident_factor(sizes, dtype, width)
     blocks = _count(depth.axes[:split]) * -(-depth.axes[split].extent // cut)
-    most = max(1, _DOT_COLUMNS // width) if dots else _PANELS[resident]
-    row_block, panels, pieces = _task_size(factors, block.rows, width, most, resident, blocks)
+    row_block, panels, pieces = task_size(limits, sizes, resident, blocks, block.rows, width)
     epilogue_rows, epilogue_columns, statements = _epilogue(plan, factors)
     return Contraction(
         tuple(a for a in factors.batch if a.extent > 1), depth.axes, rows, columns, split, cut,
@@ -182,52 +180,6 @@ def _split_depth(axes: tuple[Axis, ...], lanes: int, outer: int, most: int) -> t
             return number, -(-cut // lanes) * lanes if number == len(axes) - 1 else cut
         inner *= extent
     return outer, axes[outer].extent
-
-
-def _resident(
-    factors: Factors, depth: tuple[Axis, ...], dtype: DType, width: int
-) -> Literal["rows", "columns", "none"]:
-    """The smaller factor, if it is small or would be packed again for many tasks."""
-    shared = _count(factors.batch) * _count(depth) * dtype.size
-    rows, columns = _count(factors.row_axes) * shared, _count(factors.column_axes) * shared
-    if min(rows, columns) > _RESIDENT_BYTES:
-        return "none"
-    repeats = (
-        _count(factors.column_axes) / (_PANELS["none"] * width)
-        if rows <= columns
-        else _count(factors.row_axes) / _ROW_BLOCK["none"]
-    )
-    if min(rows, columns) > _SMALL_BYTES and repeats <= _REPEATS:
-        return "none"
-    return "rows" if rows <= columns else "columns"
-
-
-def _task_size(
-    factors: Factors, height: int, width: int, most_panels: int, resident: str, depth_blocks: int
-) -> tuple[int, int, int]:
-    """Rows and column panels of one task, and in how many pieces the depth is summed.
-
-    A panel has ``height`` rows or ``width`` columns. Tasks are as large as caches allow. Where
-    that leaves too few to share among cores, a long depth is cut into pieces first, then tasks
-    are made smaller.
-    """
-    row_panels = -(-_count(factors.row_axes) // height)
-    column_panels = -(-_count(factors.column_axes) // width)
-    batch = _count(factors.batch)
-    row_block = min(row_panels, _ROW_BLOCK[resident] // height)
-    panels = min(column_panels, most_panels)
-    most = max(1, min(_MOST_PIECES, depth_blocks // 2))
-
-    def tasks() -> int:
-        return batch * -(-row_panels // row_block) * -(-column_panels // panels)
-
-    while tasks() * most < _TASKS and (panels > 1 if resident == "rows" else row_block > 1):
-        if resident == "rows":
-            panels //= 2
-        else:
-            row_block //= 2
-    pieces = min(most, -(-_TASKS // tasks())) if tasks() < _TASKS else 1
-    return row_block * height, panels, pieces
 
 
 def _count(axes: Sequence[Axis]) -> int:

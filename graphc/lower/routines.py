@@ -64,13 +64,13 @@ def _body(
     if plan.strategy == "tiles":
         form = sliding_product(leader)
         assert form is not None
-        return build_tiles(group, form, plan.algorithms, block)
+        return build_tiles(group, form, plan.algorithms, plan.tile_blocks, block)
     if plan.strategy == "nest":
         return build_nest(nest_plan(group))
     nest = nest_plan(_in_phases(group) or group)
     factors = contraction_factors(nest.stages[0].equation)
     assert factors is not None
-    return build_contraction(nest, factors, block)
+    return build_contraction(nest, factors, plan.contraction_blocks, block)
 
 
 def _renamed(plan: KernelPlan, namer: Namer) -> dict[Node, Equation]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import graphc.ir.index as ix
+from graphc.ir.blocks import TileBlocks
 from graphc.ir.equation import Equation, Guard, Read
 from graphc.ir.graph import Node
 from graphc.ir.index import Index
@@ -16,12 +17,11 @@ from graphc.ir.loops import (
     Patch,
     Statement,
     Store,
-    TileBlocks,
     TileProduct,
 )
 from graphc.ir.scalar import Condition, Load, Name
 from graphc.ir.tiles import LinearProgram, Matrix, TileAlgorithm
-from graphc.ir.types import Axis, DType, element_count
+from graphc.ir.types import Axis, element_count
 from graphc.lower.access import Access, Merged, access, guard_conditions, merge_axes
 from graphc.lower.freeze import as_type
 from graphc.lower.names import Namer
@@ -30,13 +30,7 @@ from graphc.lower.reduction import Stage
 from graphc.lower.split import recast
 from graphc.passes.sliding import SlidingProduct, Window
 from graphc.passes.toom_cook import straight_line, transposed
-from graphc.schedule.choose import TILE_DEPTH
-
-_CACHE = 1 << 20  # bytes of a core's own cache that transformed tiles may fill
-_PLANE = 200 << 10  # bytes of one point's tiles that stay there while filters stream by
-_PRODUCTS = 8 << 20  # bytes of products that wait to be transformed back
-_GROUP = 128
-_TASKS = 16
+from graphc.schedule.blocking import position_blocks, tap_blocks
 
 
 @dataclass(frozen=True)
@@ -71,20 +65,25 @@ class _Tiling:
     def tiles(self) -> tuple[Axis, ...]:
         return (*self.form.outer, *self.tile)
 
+    @property
+    def count(self) -> int:
+        return element_count(tuple(a.extent for a in self.tiles))
+
     def place(self, number: int) -> Index:
         """The first position of the tile along one dimension."""
         return ix.axis_index(self.tile[number].name) * self.algorithms[number].outputs
 
 
 def build_tiles(
-    group: Group, form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...], block: BlockSizes
-) -> TileProduct:
+    group: Group, form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...],
+    blocks: TileBlocks | None, block: BlockSizes,
+) -> TileProduct:  # fmt: skip
     """The tiled product of the group's leader; the other nodes form the epilogue."""
     tiling = _tiling(form, algorithms, group.namer)
     lanes = block.lanes(group.nodes[0].dtype.arithmetic)
     if form.result == "positions":
-        return _positions(group, tiling, lanes, block)
-    return _taps(group, tiling, lanes, block)
+        return _positions(group, tiling, lanes, blocks, block)
+    return _taps(group, tiling, lanes, blocks, block)
 
 
 def _tiling(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...], namer: Namer) -> _Tiling:
@@ -105,7 +104,9 @@ def _tiling(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...], namer: 
     )  # fmt: skip
 
 
-def _positions(group: Group, tiling: _Tiling, lanes: int, block: BlockSizes) -> TileProduct:
+def _positions(
+    group: Group, tiling: _Tiling, lanes: int, blocks: TileBlocks | None, block: BlockSizes
+) -> TileProduct:
     """Sum over channels and taps: tiles of the sliding operand times transformed filters."""
     form, namer = tiling.form, group.namer
     channel_block, channel_lane, _ = _cut(form.inner, lanes, namer)
@@ -125,17 +126,24 @@ def _positions(group: Group, tiling: _Tiling, lanes: int, block: BlockSizes) -> 
     axes = (*tiling.tiles, column, *tiling.position, column_lane)
     merged, statements = _epilogue(group, axes, values, ())
     assert not merged.axes
+    points = math.prod(a.size for a in tiling.algorithms)
+    dtype = group.nodes[0].dtype.arithmetic
     return TileProduct(
         "positions", tiling.tiles, tuple(w.position.extent for w in form.windows),
         column, channel_block, channel, left, right,
         _programs(a.output for a in tiling.algorithms),
         tiling.position, column_lane, (*tiling.position, column_lane), statements,
-        _position_blocks(tiling, lanes, block, group.nodes[0].dtype.arithmetic),
-        group.nodes[0].dtype.arithmetic, _note(tiling),
+        blocks
+        or position_blocks(
+            tiling.count, points, form.inner.extent, form.across.extent, dtype, block
+        ),
+        dtype, _note(tiling),
     )  # fmt: skip
 
 
-def _taps(group: Group, tiling: _Tiling, lanes: int, block: BlockSizes) -> TileProduct:
+def _taps(
+    group: Group, tiling: _Tiling, lanes: int, blocks: TileBlocks | None, block: BlockSizes
+) -> TileProduct:
     """Sum over positions: tiles of both operands, their products summed over all tiles."""
     form, namer = tiling.form, group.namer
     inner_block, inner_lane, inner_index = _cut(form.inner, lanes, namer)
@@ -150,7 +158,7 @@ def _taps(group: Group, tiling: _Tiling, lanes: int, block: BlockSizes) -> TileP
         columns, lane, rows, index = across_block, across_lane, form.inner, across_index
         right, left, row_block = still, sliding, inner_block
         values = {form.across.name: index}
-    taps = tiling.tap
+    taps, dtype = tiling.tap, group.nodes[0].dtype.arithmetic
     for window, tap in zip(form.windows, taps, strict=True):
         values[window.tap.name] = _tap_index(window, tap)
     merged, statements = _epilogue(group, (rows, columns, lane, *taps), values, (lane, *taps))
@@ -159,8 +167,8 @@ def _taps(group: Group, tiling: _Tiling, lanes: int, block: BlockSizes) -> TileP
         columns, rows, row_block, left, right,
         _programs(transposed(a.filter) for a in tiling.algorithms),
         taps, lane, merged.axes, statements,
-        _tap_blocks(tiling, rows, columns, lanes, block, group.nodes[0].dtype.arithmetic),
-        group.nodes[0].dtype.arithmetic, _note(tiling),
+        blocks or tap_blocks(tiling.count, rows.extent, columns.extent, dtype, block),
+        dtype, _note(tiling),
     )  # fmt: skip
 
 
@@ -302,54 +310,6 @@ def _merge(
                 offsets.append(read.offset)
                 conditions += read.conditions
     return merge_axes(merging, offsets, conditions, namer)
-
-
-def _position_blocks(tiling: _Tiling, lanes: int, block: BlockSizes, dtype: DType) -> TileBlocks:
-    points = math.prod(a.size for a in tiling.algorithms)
-    channels, columns = tiling.form.inner.extent, tiling.form.across.extent
-    tiles = element_count(tuple(a.extent for a in tiling.tiles))
-    vectors = _vector_count(columns // lanes, lanes)
-    rows = min(28, (block.registers - 1 - vectors) // vectors)
-    row_bytes = channels * dtype.size
-    fits = 2 * rows * points * row_bytes <= _CACHE + _CACHE // 10
-    most = 2 * rows if fits else max(rows, _PLANE // row_bytes // rows * rows)
-    tasks = -(-tiles // most)
-    most = min(most, -(-tiles // tasks)) if tasks < _TASKS else most
-    panel = vectors * lanes
-    widths = [w for w in range(panel, columns + 1, panel) if columns % w == 0]
-    small = [
-        w for w in widths
-        if w * most * points * dtype.size <= _PRODUCTS and tasks * columns >= _TASKS * w
-    ]  # fmt: skip
-    chunk = max([*small, widths[0]])
-    return TileBlocks(most, chunk, channels, 1, min(rows, most), vectors)
-
-
-def _vector_count(blocks: int, lanes: int) -> int:
-    """Vectors of a register block: they must divide the result's."""
-    order = (2, 3, 1) if lanes >= 8 else (4, 2, 3, 1)
-    return next(v for v in order if blocks % v == 0)
-
-
-def _tap_blocks(
-    tiling: _Tiling, rows: Axis, columns: Axis, lanes: int, block: BlockSizes, dtype: DType
-) -> TileBlocks:
-    tiles = element_count(tuple(a.extent for a in tiling.tiles))
-    vectors = _vector_count(columns.extent, lanes)
-    most = (block.registers - 1 - vectors) // vectors
-    register_rows = next(r for r in (8, 4, 2, 1) if r <= most and lanes % r == 0)
-    row_group = next(g for g in range(min(_GROUP, rows.extent), 0, -1)
-                     if rows.extent % g == 0 and g % lanes == 0)  # fmt: skip
-    panels = columns.extent // vectors
-    wide = next(p for p in range(panels, 0, -1)
-                if panels % p == 0 and (p == 1 or p * vectors * lanes <= _GROUP))  # fmt: skip
-    column_group = wide * vectors * lanes
-    groups = rows.extent // row_group * (panels // wide)
-    pieces = 1 if groups >= _TASKS // 2 else min(-(-_TASKS // groups), -(-tiles // TILE_DEPTH))
-    piece = -(-tiles // pieces)
-    pieces = -(-tiles // piece)  # none of them empty
-    depth = -(-piece // -(-piece // TILE_DEPTH))
-    return TileBlocks(depth, column_group, row_group, pieces, register_rows, vectors)
 
 
 def _note(tiling: _Tiling) -> tuple[str, ...]:

@@ -8,11 +8,13 @@ from itertools import product as combinations
 from typing import Literal
 
 from graphc.ir.equation import Equation
+from graphc.ir.graph import Node
 from graphc.ir.loops import BlockSizes
 from graphc.ir.tiles import TileAlgorithm
 from graphc.ir.types import DType, element_count
 from graphc.passes.sliding import SlidingProduct, sliding_product
 from graphc.passes.toom_cook import error_bound, straight_line, tile_algorithm
+from graphc.schedule.blocking import TILE_DEPTH
 
 # Of a core's peak: what direct sums and products of transformed tiles reach.
 _DIRECT_EFFICIENCY = 0.85
@@ -20,8 +22,7 @@ _TILE_EFFICIENCY = 0.9
 _TRANSFORM_COST = 3.0  # loads, stores and moves beside each operation of a transform
 _ADVANTAGE = 1.15  # tiles must win by this much, for the error that they add
 _MAX_SIZE = 6
-TILE_DEPTH = 64  # tiles summed in registers before a filter gradient is touched in memory
-_MAX_ERROR = {DType.float32: 2e-5, DType.float64: 1e-12}
+MAX_ERROR = {DType.float32: 2e-5, DType.float64: 1e-12}
 
 
 @dataclass(frozen=True)
@@ -32,42 +33,73 @@ class Choice:
     reason: str
 
 
+def tile_type(node: Node) -> DType | None:
+    """What a node's tiles would be computed in; None where its operands are of several kinds."""
+    kinds = {one.dtype.arithmetic for one in (node, *node.inputs)}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
 def choose_tiles(equation: Equation, dtype: DType, block: BlockSizes, exact: bool) -> Choice | None:
     """The best way to compute an equation that slides a window; None if it slides none.
 
     Costs are multiply-adds as if all ran at a core's peak. Tiles need whole vectors of channels.
     """
     form = sliding_product(equation)
-    if form is None or dtype not in _MAX_ERROR:
+    if form is None or dtype not in MAX_ERROR:
         return None
     if exact:
         return Choice((), "direct: exact sums were asked for")
-    lanes = block.lanes(dtype)
-    if form.inner.extent % lanes or form.across.extent % lanes:
-        return Choice((), f"direct: channels are not whole vectors of {lanes}")
+    if not _whole_vectors(form, dtype, block):
+        return Choice((), f"direct: channels are not whole vectors of {block.lanes(dtype)}")
     direct = equation.points / _DIRECT_EFFICIENCY
     best, cost = min(
         ((a, _tile_cost(form, a)) for a in _candidates(form)), key=lambda candidate: candidate[1]
     )
     names = " x ".join(f"F({a.outputs},{a.taps})" for a in best)
-    error = error_bound(best, _chain(form, best), _which(form), dtype)
+    error = tile_error(equation, best, dtype)
     text = f"{names}: {cost / 1e9:.3g} G multiply-adds against {direct / 1e9:.3g} G"
     if cost * _ADVANTAGE > direct:
         return Choice((), f"direct: {text}")
-    if error > _MAX_ERROR[dtype]:
+    if error > MAX_ERROR[dtype]:
         return Choice((), f"direct: {names} may err by {error:.1e}")
     return Choice(best, f"{text}, relative error below {error:.1e}")
+
+
+def legal_tiles(
+    equation: Equation, dtype: DType, block: BlockSizes
+) -> tuple[tuple[TileAlgorithm, ...], ...]:
+    """Every combination of tiles that computes an equation within the limit on its error."""
+    form = sliding_product(equation)
+    if form is None or dtype not in MAX_ERROR or not _whole_vectors(form, dtype, block):
+        return ()
+    found = _candidates(form)
+    return tuple(a for a in found if tile_error(equation, a, dtype) <= MAX_ERROR[dtype])
+
+
+def tile_error(
+    equation: Equation, algorithms: tuple[TileAlgorithm, ...], dtype: DType,
+    depth: int = TILE_DEPTH,
+) -> float:  # fmt: skip
+    """Bound on the relative error; ``depth`` tiles of a filter gradient are summed in registers."""
+    form = sliding_product(equation)
+    assert form is not None
+    return error_bound(algorithms, _chain(form, algorithms, depth), _which(form), dtype)
+
+
+def _whole_vectors(form: SlidingProduct, dtype: DType, block: BlockSizes) -> bool:
+    lanes = block.lanes(dtype)
+    return form.inner.extent % lanes == 0 and form.across.extent % lanes == 0
 
 
 def _which(form: SlidingProduct) -> Literal["output", "filter"]:
     return "output" if form.result == "positions" else "filter"
 
 
-def _chain(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...]) -> int:
+def _chain(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...], depth: int) -> int:
     """Additions in the longest running sum: of channels, or of tiles in blocks, then of blocks."""
     if form.result == "positions":
         return form.inner.extent
-    return TILE_DEPTH + -(-_tile_count(form, algorithms) // TILE_DEPTH)
+    return depth + -(-_tile_count(form, algorithms) // depth)
 
 
 def _tile_count(form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...]) -> int:

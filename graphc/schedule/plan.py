@@ -12,7 +12,7 @@ from graphc.ir.loops import BlockSizes
 from graphc.ir.schedule import Buffer, KernelPlan, Schedule
 from graphc.ir.types import DType, element_count
 from graphc.passes.classify import contraction_factors, memory_bases
-from graphc.schedule.choose import choose_tiles
+from graphc.schedule.choose import choose_tiles, tile_type
 from graphc.schedule.fuse import fuse
 from graphc.schedule.layout import assign_layouts
 from graphc.schedule.memory import place_arena
@@ -86,10 +86,10 @@ def _planned(
         for axes in (factors.batch, factors.row_axes, factors.column_axes, equation.reduce_axes)
     ]
     reason = "sum of products: batch {}, M {}, N {}, K {}".format(*sizes)
-    kinds = {node.dtype.arithmetic for node in (leader, *leader.inputs)}
+    dtype = tile_type(leader)
     choice = None
-    if block is not None and len(kinds) == 1:
-        choice = choose_tiles(equation, kinds.pop(), block, exact)
+    if block is not None and dtype is not None:
+        choice = choose_tiles(equation, dtype, block, exact)
     if choice is not None and choice.algorithms:
         return KernelPlan(
             name, tuple(group), keep, "tiles", f"{reason}; {choice.reason}", choice.algorithms

@@ -23,6 +23,7 @@ from graphc.train.dataset import Dataset
 from graphc.train.metrics import top_k
 from graphc.train.network import Network, classifier, make_optimizer
 from graphc.train.step import TrainingStep, training_step
+from graphc.tune.tune import Listener
 
 SCHEDULES = ("cosine", "constant")
 SETTLED = 50  # steps after which a loss that has not moved is worth a word
@@ -49,6 +50,7 @@ class Options:
     target: str = "c"
     exact: bool = False
     precision: str = "fp32"
+    tune: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Outcome:
     seconds: float  # of the steps, without compiling and evaluating
 
 
-class Reporter(Protocol):
+class Reporter(Listener, Protocol):
     """What is told about a run while it goes on."""
 
     def compiling(self, done: int, total: int, name: str) -> None:
@@ -134,7 +136,8 @@ def train(model: Model, data: Dataset, options: Options, reporter: Reporter) -> 
     step = training_step(
         network.loss, optimizer, metrics=[network.logits], target=options.target,
         name=model.name, seed=options.seed, threads=options.threads,
-        exact=options.exact, precision=options.precision, progress=reporter.compiling,
+        exact=options.exact, precision=options.precision, tune=options.tune,
+        progress=reporter.compiling, tuning=reporter,
     )  # fmt: skip
     steps = options.steps or options.epochs * per_epoch
     reporter.began(step, steps)

@@ -17,8 +17,12 @@ from graphc.dsl.model import Model
 from graphc.train.loop import Evaluation, Outcome, Progress
 from graphc.train.network import changed_options
 from graphc.train.step import TrainingStep
+from graphc.train.tuning import trial_line, tuning_summary, tuning_table
+from graphc.tune.search import Trial
+from graphc.tune.tune import Report
 
 INTERVAL = 5.0  # seconds between two plain lines
+_WIDE = 160  # columns of a table in a log
 
 
 class PlainReporter:
@@ -40,6 +44,15 @@ class PlainReporter:
         """The first file, the last one, and where it takes long."""
         if done == total or self._due():
             self._say(f"compiled {done}/{total} files")
+
+    def tried(self, trial: Trial) -> None:
+        """Every variant."""
+        self._say(trial_line(trial))
+
+    def tuned(self, report: Report) -> None:
+        """The table of what was chosen."""
+        Console(width=_WIDE).print(tuning_table(report), highlight=False)
+        self._say(tuning_summary(report))
 
     def began(self, step: TrainingStep, steps: int) -> None:
         """The size of what runs."""
@@ -77,6 +90,7 @@ class LiveReporter:
         )  # fmt: skip
         self.compile_task: TaskID | None = None
         self.train_task: TaskID | None = None
+        self.tune_task: TaskID | None = None
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -96,6 +110,21 @@ class LiveReporter:
         if done == total:
             self.bar.remove_task(self.compile_task)
             self.compile_task = None
+
+    def tried(self, trial: Trial) -> None:
+        """Move the bar of seconds."""
+        if self.tune_task is None:
+            self.tune_task = self.bar.add_task("tune", total=round(trial.budget), facts="")
+        spent = min(round(trial.elapsed), round(trial.budget))
+        self.bar.update(self.tune_task, completed=spent, facts=trial_line(trial))
+
+    def tuned(self, report: Report) -> None:
+        """The table of what was chosen; the bar goes away."""
+        if self.tune_task is not None:
+            self.bar.remove_task(self.tune_task)
+            self.tune_task = None
+        self.bar.console.print(tuning_table(report), highlight=False)
+        self.bar.console.print(tuning_summary(report), highlight=False)
 
     def began(self, step: TrainingStep, steps: int) -> None:
         """The bar of steps."""

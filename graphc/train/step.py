@@ -18,6 +18,7 @@ from graphc.ops.messages import brief, check_values, describe
 from graphc.passes.precision import legal_precision
 from graphc.train.optimizers import Optimizer, update_assignments
 from graphc.train.scaling import guarded, scaled_gradients
+from graphc.tune.tune import Listener
 
 
 class TrainingStep:
@@ -67,7 +68,7 @@ def training_step(
     loss: Node, optimizer: Optimizer, *, metrics: Sequence[Node] = (), target: str = "c",
     name: str = "net", parameters: Mapping[str, Any] | None = None, seed: int = 0,
     threads: int | None = None, exact: bool = False, precision: str = "fp32",
-    progress: Progress | None = None,
+    tune: float | None = None, progress: Progress | None = None, tuning: Listener | None = None,
 ) -> TrainingStep:  # fmt: skip
     """Compile the training step of a scalar loss.
 
@@ -83,7 +84,9 @@ def training_step(
         exact: no tiled (Winograd) convolutions.
         precision: "fp32", "bf16" or "fp16". Parameters and their updates are float32 in each; with
             "fp16" gradients are scaled (``train/scaling.py``).
+        tune: seconds to search for the fastest kernels.
         progress: called while compiling.
+        tuning: told about the search.
 
     Raises:
         UserError: no parameter influences the loss, and what ``gx.compile`` raises.
@@ -92,7 +95,7 @@ def training_step(
     program = compile_graph(
         [loss, *metrics], assignments=assignments, target=target, name=name,
         parameters=parameters, seed=seed, threads=threads, exact=exact,
-        precision=precision, progress=progress,
+        precision=precision, tune=tune, progress=progress, tuning=tuning,
     )  # fmt: skip
     return TrainingStep(program)
 

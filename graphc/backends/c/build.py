@@ -88,7 +88,7 @@ def build_library(
     toolchain = find_toolchain()
     _check_runs_here(toolchain)
     recipe = Recipe(net_name(net), tuple(files), toolchain, tuple(link))
-    workers = _workers(jobs)
+    workers = worker_count(jobs)
     root = build_root()
     entry = root / recipe.folder_name
     compiled = not is_intact(entry, recipe) and _build_once(recipe, root, workers, progress)
@@ -241,7 +241,8 @@ def _log_path(step: _Step, folder: Path) -> Path:
     return folder / OBJECTS / f"{step.name}.log"
 
 
-def _workers(jobs: int | None) -> int:
+def worker_count(jobs: int | None = None) -> int:
+    """How many compilers run at a time: as asked, by default one a processor."""
     if jobs is None:
         affinity = getattr(
             os, "sched_getaffinity", None

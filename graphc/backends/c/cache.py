@@ -56,7 +56,7 @@ class Recipe:
         """The ingredients as the manifest lists them."""
         return {
             "format": FORMAT,
-            "graphc": _graphc_version(),
+            "graphc": graphc_version(),
             "net": self.net,
             "toolchain": asdict(self.toolchain),
             "link": self.link,
@@ -287,7 +287,8 @@ def _sha256(data: bytes) -> str:
 
 
 @cache
-def _graphc_version() -> str:
+def graphc_version() -> str:
+    """The installed version, which a cached result depends on."""
     try:
         return metadata.version("graphc-compiler")
     except metadata.PackageNotFoundError:

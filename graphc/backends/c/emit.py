@@ -36,7 +36,7 @@ class _KernelCall:
 def emit(schedule: Schedule, routines: Sequence[Routine], block: BlockSizes) -> Emitted:
     """C source of a whole schedule."""
     halves = any(node.dtype.is_half for node in schedule.graph.nodes)
-    files = [SourceFile("graphc.h", render("c/graphc.h.jinja", halves=halves))]
+    files = [header(halves)]
     shared = private = 0
     for routine in routines:
         text, needs_shared, needs_private = routine_source(routine, block)
@@ -52,6 +52,11 @@ def emit(schedule: Schedule, routines: Sequence[Routine], block: BlockSizes) -> 
     ]
     files.append(SourceFile("run.c", render("c/run.c.jinja", kernels=calls)))
     return Emitted(tuple(files), shared, private)
+
+
+def header(halves: bool) -> SourceFile:
+    """What every generated file includes; ``halves`` are numbers of 16 bits."""
+    return SourceFile("graphc.h", render("c/graphc.h.jinja", halves=halves))
 
 
 def routine_source(routine: Routine, block: BlockSizes) -> tuple[str, int, int]:

@@ -1,0 +1,1 @@
+"""Schedule -> Schedule: contractions computed and cut as is fastest on this machine."""

@@ -1,0 +1,5 @@
+import graphc as gx
+
+x = gx.input("x", (32, 8))
+weight = gx.parameter("weight", (10, 8))
+program = gx.compile([gx.dense(x, weight)], tune=-1.0)
