@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphc.backends.c.contraction import contraction_source
+from graphc.backends.c.contraction import contraction_source, has_pairs
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.printer import statement_lines
 from graphc.backends.c.tiles import tiles_source
@@ -37,6 +37,8 @@ def emit(schedule: Schedule, routines: Sequence[Routine], block: BlockSizes) -> 
     """C source of a whole schedule."""
     halves = any(node.dtype.is_half for node in schedule.graph.nodes)
     files = [SourceFile("graphc.h", render("c/graphc.h.jinja", halves=halves))]
+    if any(has_pairs(routine.body) for routine in routines):
+        files.append(SourceFile("graphc_bf16.h", render("c/graphc_bf16.h.jinja")))
     shared = private = 0
     for routine in routines:
         text, needs_shared, needs_private = routine_source(routine, block)
