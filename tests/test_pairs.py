@@ -10,8 +10,9 @@ from graphc.backends.c.mapping import BLOCKS
 from graphc.backends.c.toolchain import find_toolchain
 from graphc.compiler import compile_graph
 from graphc.evaluate import evaluate
-from graphc.ir.graph import Node
+from graphc.ir.graph import Graph, Node
 from graphc.ir.types import DType
+from graphc.schedule.plan import make_schedule
 from tests.compiled import distance, with_gradients
 
 BF16 = DType.bfloat16
@@ -103,6 +104,19 @@ def test_other_factors_are_multiplied_in_float32(seeded: np.random.Generator) ->
                              gx.matmul(g, h), wide])  # fmt: skip
     assert len(program.kernels) == 3
     assert not any("gc_dot_bf16" in kernel.source for kernel in program.kernels.values())
+
+
+def test_short_windows_say_why_their_products_are_wide() -> None:
+    """The plain sum by pairs is faster where tiles save little; else the reason has the bound."""
+    reasons = {}
+    for size in (4, 32):
+        x, w = gx.input("x", (4, 64, size, size), BF16), gx.input("w", (64, 64, 3, 3), BF16)
+        graph = Graph((gx.conv2d(x, w, padding=1),))
+        (kernel,) = make_schedule(graph, BLOCKS["avx512_bf16"]).kernels
+        reasons[size] = (kernel.strategy, kernel.reason)
+    assert reasons[4][0] == "contraction"
+    assert reasons[32][0] == "tiles"
+    assert reasons[32][1].endswith("; products in float32: bfloat16 ones might err by 1.4e-02")
 
 
 def test_bits_do_not_depend_on_threads(seeded: np.random.Generator) -> None:

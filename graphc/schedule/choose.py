@@ -22,6 +22,7 @@ _ADVANTAGE = 1.15  # tiles must win by this much, for the error that they add
 _MAX_SIZE = 6
 TILE_DEPTH = 64  # tiles summed in registers before a filter gradient is touched in memory
 _MAX_ERROR = {DType.float32: 2e-5, DType.float64: 1e-12}
+_PAIR_SPEED = 2.4  # of products of bfloat16 pairs, against those of floats
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,14 @@ class Choice:
     reason: str
 
 
-def choose_tiles(equation: Equation, dtype: DType, block: BlockSizes, exact: bool) -> Choice | None:
+def choose_tiles(
+    equation: Equation, dtype: DType, block: BlockSizes, exact: bool, stored: DType
+) -> Choice | None:
     """The best way to compute an equation that slides a window; None if it slides none.
 
-    Costs are multiply-adds as if all ran at a core's peak. Tiles need whole vectors of channels.
+    Costs are multiply-adds as if all ran at a core's peak. Tiles need whole vectors of channels;
+    what is ``stored`` as bfloat16 is transformed in float32, while the plain sum may take it in
+    pairs.
     """
     form = sliding_product(equation)
     if form is None or dtype not in _MAX_ERROR:
@@ -45,7 +50,8 @@ def choose_tiles(equation: Equation, dtype: DType, block: BlockSizes, exact: boo
     lanes = block.lanes(dtype)
     if form.inner.extent % lanes or form.across.extent % lanes:
         return Choice((), f"direct: channels are not whole vectors of {lanes}")
-    direct = equation.points / _DIRECT_EFFICIENCY
+    paired = block.pairs and stored is DType.bfloat16
+    direct = equation.points / _DIRECT_EFFICIENCY / (_PAIR_SPEED if paired else 1)
     best, cost = min(
         ((a, _tile_cost(form, a)) for a in _candidates(form)), key=lambda candidate: candidate[1]
     )
@@ -56,7 +62,20 @@ def choose_tiles(equation: Equation, dtype: DType, block: BlockSizes, exact: boo
         return Choice((), f"direct: {text}")
     if error > _MAX_ERROR[dtype]:
         return Choice((), f"direct: {names} may err by {error:.1e}")
-    return Choice(best, f"{text}, relative error below {error:.1e}")
+    text = f"{text}, relative error below {error:.1e}"
+    return Choice(best, text + (_wide_products(form, best, dtype) if paired else ""))
+
+
+def _wide_products(
+    form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...], dtype: DType
+) -> str:
+    """Why transformed tiles are not rounded to bfloat16 before they are multiplied.
+
+    Errors grow by at least 1, so two such roundings are worse than the result's own, always.
+    """
+    chain, which = _chain(form, algorithms), _which(form)
+    error = error_bound(algorithms, chain, which, dtype, DType.bfloat16)
+    return f"; products in float32: bfloat16 ones might err by {error:.1e}"
 
 
 def _which(form: SlidingProduct) -> Literal["output", "filter"]:

@@ -86,10 +86,12 @@ def _planned(
         for axes in (factors.batch, factors.row_axes, factors.column_axes, equation.reduce_axes)
     ]
     reason = "sum of products: batch {}, M {}, N {}, K {}".format(*sizes)
-    kinds = {node.dtype.arithmetic for node in (leader, *leader.inputs)}
+    kinds, stored = {leader.dtype.arithmetic}, {operand.dtype for operand in leader.inputs}
+    kinds |= {dtype.arithmetic for dtype in stored}
     choice = None
     if block is not None and len(kinds) == 1:
-        choice = choose_tiles(equation, kinds.pop(), block, exact)
+        held = stored.pop() if len(stored) == 1 else leader.dtype.arithmetic
+        choice = choose_tiles(equation, kinds.pop(), block, exact, held)
     if choice is not None and choice.algorithms:
         return KernelPlan(
             name, tuple(group), keep, "tiles", f"{reason}; {choice.reason}", choice.algorithms
