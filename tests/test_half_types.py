@@ -37,13 +37,12 @@ def test_every_value_becomes_a_float(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_value_becomes_a_float_in_vectors(name: str) -> None:
-    """A product with ones packs its factors by whole vectors of 16-bit numbers."""
+    """A product with a float32 matrix of ones packs its factor by whole vectors."""
     value = every_value(name)
     value = np.where(np.isfinite(value.astype(np.float32)), value, np.zeros((), value.dtype))
-    one = np.eye(64, dtype=value.dtype)
-    a, b = gx.input("a", (1024, 64), name), gx.input("b", (64, 64), name)
-    wide = gx.matmul(gx.cast(a, "float32"), gx.cast(b, "float32"))
-    program = compile_graph([wide, gx.matmul(gx.transpose(a), gx.cast(wide, name))])
+    one = np.eye(64, dtype=np.float32)
+    a, b = gx.input("a", (1024, 64), name), gx.input("b", (64, 64))
+    program = compile_graph([gx.matmul(gx.cast(a, "float32"), b)])
     array = value.reshape(1024, 64)
     np.testing.assert_array_equal(program(a=array, b=one)[0], array.astype(np.float32))
     sources = [kernel.source for kernel in program.kernels.values()]

@@ -228,6 +228,16 @@ def test_the_bound_follows_the_precision_of_the_type() -> None:
         error_bound(algorithms, 64, "output", DType.int32)
 
 
+def test_shorter_factors_always_err_by_more_than_one_rounding() -> None:
+    """Two roundings that do not shrink: why tiles of bfloat16 are multiplied in float32."""
+    for outputs, taps in COMMON:
+        for dimensions in (1, 2):
+            algorithms = (tile_algorithm(outputs, taps),) * dimensions
+            wide = error_bound(algorithms, 64, "output", DType.float32)
+            short = error_bound(algorithms, 64, "output", DType.float32, DType.bfloat16)
+            assert short > 2**0.5 * 2.0**-9 > 100 * wide
+
+
 SCRIPT = """
 from graphc.passes.toom_cook import straight_line, tile_algorithm
 for outputs, taps in ((4, 3), (6, 3), (4, 5)):

@@ -33,13 +33,17 @@ PEERS = {
     "torch_bf16": Peer(
         "PyTorch bf16 autocast", "torch_peer", {**LAST, "autocast": True}, needs="avx512_bf16"
     ),
+    "graphc_bf16": Peer("graphc bf16", "graphc_peer", {"precision": "bf16"}),
     "jax": Peer("JAX", "jax_peer"),
     "triad": Peer("stream triad", "triad_peer", {"streaming": False}),
     "triad_streaming": Peer("triad, streaming stores", "triad_peer", {"streaming": True}),
     "reference": Peer("float64", "torch_peer", {"layout": "contiguous", "dtype": "float64"}),
 }
 
-NETWORKS = ("graphc", "torch", "torch_channels_last", "torch_compile", "torch_bf16", "jax")
+NETWORKS = (
+    "graphc", "torch", "torch_channels_last", "torch_compile", "graphc_bf16", "torch_bf16", "jax",
+)  # fmt: skip
+BF16 = ("graphc_bf16", "torch_bf16")
 OPERATIONS = ("graphc", "torch", "torch_channels_last")
 CEILINGS = ("triad", "triad_streaming")
 COMPILERS = ("graphc", "torch_compile", "jax")

@@ -15,7 +15,10 @@ from benchmarks.cpu.report import TITLES, TORCH, Record
 COLOURS = dict(
     zip(
         PEERS,
-        ("#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#E69F00", *["#999999"] * 3),
+        (
+            *("#D55E00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#F0E442", "#E69F00"),
+            *["#999999"] * 3,
+        ),
         strict=True,
     )
 )

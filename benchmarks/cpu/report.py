@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.cpu.peers import CEILINGS, PEERS
+from benchmarks.cpu.peers import BF16, CEILINGS, PEERS
 
 Record = dict[str, Any]
 Row = list[str]
@@ -95,18 +95,28 @@ def rate(record: Record, name: str, work: float, unit: float = 1.0) -> float | N
 
 
 def vgg16_table(records: Sequence[Record]) -> str:
-    """Images by second; the ratio is graphc's to the fastest peer in float32 of its group."""
+    """Images by second; the ratios are graphc's to the fastest peer in float32 of its group, and
+    in bf16.
+    """
     peers = peers_of(records, "median")
-    float32 = [name for name in peers if name not in ("graphc", "torch_bf16")]
+    float32 = [name for name in peers if name not in ("graphc", *BF16)]
     rows = [
         [
             label(record),
             *(number(rate(record, name, record["case"]["batch"])) for name in peers),
             number(ratio(record, float32)),
+            number(bf16_ratio(record)),
         ]
         for record in records
     ]
-    return table(["images/s", *(PEERS[n].label for n in peers), "ratio to best float32"], rows)
+    ratios = ["ratio to best float32", "ratio in bf16"]
+    return table(["images/s", *(PEERS[n].label for n in peers), *ratios], rows)
+
+
+def bf16_ratio(record: Record) -> float | None:
+    """How many times graphc in bf16 is as fast as PyTorch in bf16, each by graphc in float32."""
+    ours, theirs = (record["ratio"].get(name) for name in BF16)
+    return theirs / ours if ours and theirs else None
 
 
 def work_table(records: Sequence[Record]) -> str:

@@ -135,12 +135,16 @@ class Pack:
 
 @dataclass(frozen=True)
 class BlockSizes:
-    """The register block of a machine: rows x (vectors x lanes)."""
+    """The register block of a machine: rows x (vectors x lanes).
+
+    ``pairs``: one instruction adds two products of bfloat16 numbers to a float, in every lane.
+    """
 
     rows: int
     vectors: int
     vector_bytes: int
     registers: int = 16
+    pairs: bool = False
 
     def lanes(self, dtype: DType) -> int:
         """Elements of one vector."""
@@ -164,6 +168,7 @@ class Contraction:
         resident: the factor that is packed once, whole, and shared by all tasks.
         row_block, column_panels: rows and column panels of one task.
         pieces: parts of the depth that are summed on their own, then in order.
+        panel: elements of packed panels: ``dtype``, or bfloat16 in pairs of neighbouring depth.
         epilogue_rows, epilogue_columns: M and N as the epilogue's memory accesses let them merge.
         epilogue: statements for one finished element, which reads the scalar ``sum``.
         register: the block of rows and vectors that registers hold; vectors of depth, one a column,
@@ -185,6 +190,7 @@ class Contraction:
     epilogue_columns: tuple[Axis, ...]
     epilogue: tuple[Statement, ...]
     register: BlockSizes
+    panel: DType
     dtype: DType
 
     @property

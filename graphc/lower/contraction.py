@@ -43,6 +43,9 @@ def build_contraction(
     rows = _pack(leader, factors.rows, factors.row_axes, depth, plan.namer, lanes)
     columns = _pack(leader, factors.columns, factors.column_axes, depth, plan.namer, lanes)
     dots = columns.order == "vectors" and _count(factors.row_axes) <= _DOT_ROWS
+    panel = dtype if dots else _panel_type(leader, factors, block)
+    if panel is not dtype:
+        rows, columns = _in_halves(leader, factors, depth, plan.namer, lanes)
     if dots:
         rows = replace(rows, order="vectors")
     elif columns.order == "vectors":
@@ -62,7 +65,7 @@ def build_contraction(
     return Contraction(
         tuple(a for a in factors.batch if a.extent > 1), depth.axes, rows, columns, split, cut,
         substitute_conditions(skipped, depth.values) if outer else (), resident, row_block,
-        panels, pieces, epilogue_rows.axes, epilogue_columns.axes, statements, block, dtype,
+        panels, pieces, epilogue_rows.axes, epilogue_columns.axes, statements, block, panel, dtype,
     )  # fmt: skip
 
 
@@ -86,6 +89,33 @@ def _turned(pack: Pack) -> Literal["transposed", "depth"]:
     load = plain_load(pack.value)
     plain = load is not None and not pack.conditions and load.offset.is_affine
     return "transposed" if plain else "depth"
+
+
+def _panel_type(stage: Stage, factors: Factors, block: BlockSizes) -> DType:
+    """bfloat16 where the machine multiplies pairs of such numbers and both factors are plain ones.
+
+    The sums are float32 either way, and so is the only rounding.
+    """
+    dtype = stage.node.dtype.arithmetic
+    if not block.pairs or dtype is not DType.float32:
+        return dtype
+    for factor in (factors.rows, factors.columns):
+        accesses = _factor_accesses(stage, factor)
+        if len(accesses) != 1 or factor.body not in map(read_symbol, range(len(stage.reads))):
+            return dtype
+        if accesses[0].dtype is not DType.bfloat16 or accesses[0].fill != 0:
+            return dtype
+    return DType.bfloat16
+
+
+def _in_halves(
+    leader: Stage, factors: Factors, depth: Merged, namer: Namer, lanes: int
+) -> tuple[Pack, Pack]:
+    """Both factors as the arrays hold them."""
+    rows = _pack(leader, factors.rows, factors.row_axes, depth, namer, lanes, stored=True)
+    return rows, _pack(
+        leader, factors.columns, factors.column_axes, depth, namer, lanes, stored=True
+    )
 
 
 def _factor_accesses(stage: Stage, factor: Factor) -> list[Access]:
@@ -134,6 +164,7 @@ def _merge_depth(
 
 def _pack(
     stage: Stage, factor: Factor, axes: tuple[Axis, ...], depth: Merged, namer: Namer, lanes: int,
+    stored: bool = False,
 ) -> Pack:  # fmt: skip
     dtype = stage.node.dtype.arithmetic
     accesses = _factor_accesses(stage, factor)
@@ -142,11 +173,12 @@ def _pack(
     merged = merge_axes(axes, [a.offset for a in accesses], conditions, namer)
     values = depth.values | merged.values
     environment: MutableEnvironment = {
-        read_symbol(number): read.scalar(values)
+        read_symbol(number): read.stored(values) if stored else read.scalar(values)
         for number, read in enumerate(stage.reads)
         if isinstance(read, Access)
     }
-    value = as_type(freeze(factor.body, environment, dtype), dtype)
+    value = freeze(factor.body, environment, dtype)
+    value = value if stored else as_type(value, dtype)
     order = _order(accesses, merged.axes, depth.axes, values, lanes)
     return Pack(merged.axes, value, substitute_conditions(guards, values), order)
 

@@ -27,7 +27,7 @@ workspace base chunk cut_start cut_stop end end_block filters first_block my_col
 packed partial transpose vector_start first_column multiply patch point products results sums tap
 taps total
 transform_back transform_columns transform_filter transform_patch transform_rows transformed
-transformed_columns transformed_rows
+transformed_columns transformed_rows paired staged
 """
 # What CUDA adds, and the names of its templates.
 _DEVICE = """

@@ -34,6 +34,11 @@ _PAIRS = {
     8: ("1/2", "1", "2"),
 }
 
+_UNIT_ROUNDOFF = {
+    DType.float64: 2.0**-53, DType.float32: 2.0**-24, DType.float16: 2.0**-11,
+    DType.bfloat16: 2.0**-9,
+}  # fmt: skip
+
 # A sum of coefficient * value; the keys are value numbers.
 _Form = dict[int, Fraction]
 
@@ -142,6 +147,7 @@ def error_bound(
     depth: int,
     which: Literal["output", "filter"],
     dtype: DType,
+    factors: DType | None = None,
 ) -> float:
     """Relative L2 error of a tiled convolution with one algorithm for every dimension.
 
@@ -154,13 +160,15 @@ def error_bound(
     sum. The inverse transform adds the errors of all points as squares, and the exact result has
     rms sqrt(depth * taps), or sqrt(depth * outputs): in both forms a dimension multiplies the
     error by growth = sqrt(sum over p of |A_p|^2 |G_p|^2 max(...)^2 / (outputs * taps)).
+    Where both ``factors`` of a product are first rounded to a shorter type, that adds two of its
+    roundings, which grow alike.
     """
     if not algorithms or depth < 1 or not dtype.is_float:
         raise CompilerBug(f"no error bound for depth {depth}, {dtype.value}, {algorithms}")
-    unit_roundoff = 2.0**-24 if dtype is DType.float32 else 2.0**-53
+    shorter = 0.0 if factors is None else 2 * _UNIT_ROUNDOFF[factors] ** 2
     roundings = depth / 2 + sum(_roundings(algorithm, which) for algorithm in algorithms)
     growth = math.prod(_growth(algorithm) for algorithm in algorithms)
-    return unit_roundoff * math.sqrt(roundings) * growth
+    return math.sqrt(_UNIT_ROUNDOFF[dtype] ** 2 * roundings + shorter) * growth
 
 
 def _growth(algorithm: TileAlgorithm) -> float:

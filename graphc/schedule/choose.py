@@ -23,6 +23,7 @@ _TRANSFORM_COST = 3.0  # loads, stores and moves beside each operation of a tran
 _ADVANTAGE = 1.15  # tiles must win by this much, for the error that they add
 _MAX_SIZE = 6
 MAX_ERROR = {DType.float32: 2e-5, DType.float64: 1e-12}
+_PAIR_SPEED = 2.4  # of products of bfloat16 pairs, against those of floats
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,20 @@ def tile_type(node: Node) -> DType | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def choose_tiles(equation: Equation, dtype: DType, block: BlockSizes, exact: bool) -> Choice | None:
+def stored_type(node: Node) -> DType:
+    """What both operands of a node are stored as; what it is computed in where they differ."""
+    stored = {operand.dtype for operand in node.inputs}
+    return stored.pop() if len(stored) == 1 else node.dtype.arithmetic
+
+
+def choose_tiles(
+    equation: Equation, dtype: DType, block: BlockSizes, exact: bool, stored: DType
+) -> Choice | None:
     """The best way to compute an equation that slides a window; None if it slides none.
 
-    Costs are multiply-adds as if all ran at a core's peak. Tiles need whole vectors of channels.
+    Costs are multiply-adds as if all ran at a core's peak. Tiles need whole vectors of channels;
+    what is ``stored`` as bfloat16 is transformed in float32, while the plain sum may take it in
+    pairs.
     """
     form = sliding_product(equation)
     if form is None or dtype not in MAX_ERROR:
@@ -51,7 +62,8 @@ def choose_tiles(equation: Equation, dtype: DType, block: BlockSizes, exact: boo
         return Choice((), "direct: exact sums were asked for")
     if not _whole_vectors(form, dtype, block):
         return Choice((), f"direct: channels are not whole vectors of {block.lanes(dtype)}")
-    direct = equation.points / _DIRECT_EFFICIENCY
+    paired = block.pairs and stored is DType.bfloat16
+    direct = equation.points / _DIRECT_EFFICIENCY / (_PAIR_SPEED if paired else 1)
     best, cost = min(
         ((a, _tile_cost(form, a)) for a in _candidates(form)), key=lambda candidate: candidate[1]
     )
@@ -62,7 +74,20 @@ def choose_tiles(equation: Equation, dtype: DType, block: BlockSizes, exact: boo
         return Choice((), f"direct: {text}")
     if error > MAX_ERROR[dtype]:
         return Choice((), f"direct: {names} may err by {error:.1e}")
-    return Choice(best, f"{text}, relative error below {error:.1e}")
+    text = f"{text}, relative error below {error:.1e}"
+    return Choice(best, text + (_wide_products(form, best, dtype) if paired else ""))
+
+
+def _wide_products(
+    form: SlidingProduct, algorithms: tuple[TileAlgorithm, ...], dtype: DType
+) -> str:
+    """Why transformed tiles are not rounded to bfloat16 before they are multiplied.
+
+    Errors grow by at least 1, so two such roundings are worse than the result's own, always.
+    """
+    chain, which = _chain(form, algorithms), _which(form)
+    error = error_bound(algorithms, chain, which, dtype, DType.bfloat16)
+    return f"; products in float32: bfloat16 ones might err by {error:.1e}"
 
 
 def legal_tiles(

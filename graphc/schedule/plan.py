@@ -12,7 +12,7 @@ from graphc.ir.loops import BlockSizes
 from graphc.ir.schedule import Buffer, KernelPlan, Schedule
 from graphc.ir.types import DType, element_count
 from graphc.passes.classify import contraction_factors, memory_bases
-from graphc.schedule.choose import choose_tiles, tile_type
+from graphc.schedule.choose import choose_tiles, stored_type, tile_type
 from graphc.schedule.fuse import fuse
 from graphc.schedule.layout import assign_layouts
 from graphc.schedule.memory import place_arena
@@ -89,7 +89,7 @@ def _planned(
     dtype = tile_type(leader)
     choice = None
     if block is not None and dtype is not None:
-        choice = choose_tiles(equation, dtype, block, exact)
+        choice = choose_tiles(equation, dtype, block, exact, stored_type(leader))
     if choice is not None and choice.algorithms:
         return KernelPlan(
             name, tuple(group), keep, "tiles", f"{reason}; {choice.reason}", choice.algorithms

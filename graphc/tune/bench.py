@@ -10,7 +10,7 @@ import numpy as np
 
 from graphc.backends.base import aligned_bytes
 from graphc.backends.c.build import build_library, load, worker_count
-from graphc.backends.c.emit import header
+from graphc.backends.c.emit import headers
 from graphc.ir.schedule import Buffer, Schedule
 from graphc.ir.source import SourceFile
 from graphc.ir.types import DType, element_count
@@ -42,7 +42,8 @@ class Bench:
             SourceFile(f"{name}.c", kernel_source(c.routine, c.block, name)[0])
             for name, c in zip(names, new, strict=True)
         ]
-        library = load(build_library("tuning", [header(self._halves), *files]).path)
+        shared = headers(self._halves, [c.routine for c in new])
+        library = load(build_library("tuning", [*shared, *files]).path)
         for name, candidate in zip(names, new, strict=True):
             function = getattr(library, name)
             function.restype = None

@@ -15,17 +15,10 @@ from benchmarks.cpu.workers.prepared import Arrays, Prepared, Settings
 
 def prepare(case: Case, settings: Settings) -> Prepared:
     """Compile the program of a case."""
-    build = {
-        "vgg16": _vgg16,
-        "conv": _convolution,
-        "dense": _dense,
-        "product": _product,
-        "relu": _relu,
-        "max_pool": _max_pool,
-        "batch_norm": _batch_norm,
-        "sgd": _sgd,
-    }[case.kind]
-    return _callable(build(case, settings.threads), case)
+    if case.kind == "vgg16":
+        precision = settings.peer.get("precision", "fp32")
+        return _callable(_vgg16(case, settings.threads, precision), case)
+    return _callable(BUILDERS[case.kind](case, settings.threads), case)
 
 
 def _callable(program: gx.TrainingStep | Any, case: Case) -> Prepared:
@@ -70,18 +63,22 @@ def _channels_second(case: Case) -> Callable[[list[np.ndarray]], list[np.ndarray
     return lambda results: [np.moveaxis(result, -1, 1) for result in results]
 
 
-def _vgg16(case: Case, threads: int) -> Any:
+def _vgg16(case: Case, threads: int, precision: str) -> Any:
     o = case.options
     model = gx.models.vgg16(
         image=o["image"], classes=o["classes"], head=o["head"], width=o["width"], dropout=0.0
     )
     x = gx.input("x", model.input_shape(o["batch"]))
     if case.what == "infer":
-        return gx.compile([model(x, training=False)], threads=threads, name="bench_infer")
+        return gx.compile(
+            [model(x, training=False)], threads=threads, precision=precision, name="bench_infer"
+        )
     y = gx.input("y", (o["batch"],), dtype="int64")
     loss = gx.cross_entropy(model(x, training=True), y)
     optimizer = gx.SGD(lr=1e-4, momentum=0.9, weight_decay=5e-4)
-    return gx.training_step(loss, optimizer, threads=threads, name="bench_train")
+    return gx.training_step(
+        loss, optimizer, threads=threads, precision=precision, name="bench_train"
+    )
 
 
 def _compile(y: gx.Node, case: Case, wrt: Sequence[gx.Node], threads: int) -> Any:
@@ -180,3 +177,14 @@ def _sgd(case: Case, threads: int) -> Any:
         gx.assign(v, velocity, when=loss)
         gx.assign(w, w - 1e-4 * velocity, when=loss)
     return gx.training_step(loss, gx.SGD(lr=1e-4), threads=threads, name="bench_sgd")
+
+
+BUILDERS = {
+    "conv": _convolution,
+    "dense": _dense,
+    "product": _product,
+    "relu": _relu,
+    "max_pool": _max_pool,
+    "batch_norm": _batch_norm,
+    "sgd": _sgd,
+}

@@ -37,18 +37,37 @@ def contraction_source(
         row_block=body.row_block, panels=body.column_panels, mr=block.rows, nr=nr,
         cut=body.cut, extent=extent, inner=inner, pieces=body.pieces,
         blocks=_count(body.depth[: body.split]) * -(-extent // body.cut),
-        rows_are_vectors=body.rows.order == "vectors",
-        row_form="[depth / LANES][MR][LANES]" if body.rows.order == "vectors" else "[depth][MR]",
         transpose=transpose_lines(body.columns, block.lanes(body.dtype), "NR") if turned else [],
         columns_type=TYPES[_stored_type(body.columns)], halves=has_halves(routine),
-        dots=dots, column_form="[depth / LANES][NR][LANES]" if dots else "[depth][NR]",
+        dots=dots,
         halving=[1 << n for n in reversed(range(block.lanes(body.dtype).bit_length() - 1))],
-        micro=_dot_kernel(block) if dots
-        else _micro_kernel(block, block.lanes(body.dtype), body.rows.order == "vectors"),
+        micro=_dot_kernel(block) if dots else _micro_kernel(body, block.lanes(body.dtype)),
         packed_bytes=packed, shared_bytes=shared, private_bytes=private,
-        **_parts(body, inner, block),
+        **_panel_words(body), **_parts(body, block),
     )  # fmt: skip
     return text, shared, private
+
+
+def _panel_words(body: Contraction) -> dict[str, object]:
+    """What the template says of the panels' elements, and of the pairs that they may lie in."""
+    paired = has_pairs(body)
+    vectors = body.rows.order == "vectors"
+    plain = "[depth / 2][MR][2]" if paired else "[depth][MR]"
+    dots = body.columns.order == "vectors"
+    after = "mine + TILE * (1 + LANES)" if dots else "mine + TILE"
+    return {
+        "pairs": paired,
+        "panel_type": TYPES[body.panel],
+        "block_depth": "(CUT * INNER + 1) / 2 * 2" if paired else "CUT * INNER",
+        "row_form": "[depth / LANES][MR][LANES]" if vectors else plain,
+        "column_form": "[depth / LANES][NR][LANES]" if dots else plain.replace("MR", "NR"),
+        "after_tile": f"({TYPES[body.panel]} *)({after})" if paired else after,
+    }
+
+
+def has_pairs(body: object) -> bool:
+    """Whether a routine multiplies pairs of bfloat16 numbers."""
+    return isinstance(body, Contraction) and body.panel.is_half
 
 
 def _stored_type(pack: Pack) -> DType:
@@ -65,17 +84,24 @@ def has_halves(routine: Routine) -> bool:
 def _workspace(body: Contraction, block: BlockSizes, block_depth: int) -> tuple[int, int, int]:
     """Bytes of the resident factor, of partial sums, and of each thread's own panels and tile."""
     size, nr = body.dtype.size, body.register_columns
+    panel, paired = body.panel.size, has_pairs(body)
     row_panels = -(-_count(body.rows.lanes) // block.rows)
     column_panels = -(-_count(body.columns.lanes) // nr)
     depth, batch = _count(body.depth), _count(body.batch)
     row_block = -(-body.row_block // block.rows) * block.rows
     tile = row_block * body.column_panels * nr
     packed = {"rows": row_panels * block.rows, "columns": column_panels * nr, "none": 0}
-    private = tile * (1 + block.lanes(body.dtype)) if body.columns.order == "vectors" else tile
+    dots = body.columns.order == "vectors"
+    private = tile * size * (1 + block.lanes(body.dtype) if dots else 1)
+    if paired:  # every block of the depth is a whole number of pairs
+        block_depth += block_depth % 2
+        depth = _count(body.depth[: body.split]) * -(-body.depth[body.split].extent // body.cut)
+        depth *= block_depth
+        private += max(block.rows, nr) * block_depth * panel
     if body.resident != "rows":
-        private += row_block * block_depth
+        private += row_block * block_depth * panel
     if body.resident != "columns":
-        private += body.column_panels * nr * block_depth
+        private += body.column_panels * nr * block_depth * panel
     tasks = (
         batch
         * -(-_count(body.rows.lanes) // body.row_block)
@@ -83,9 +109,9 @@ def _workspace(body: Contraction, block: BlockSizes, block_depth: int) -> tuple[
     )
     partial = body.pieces * tasks * tile if body.pieces > 1 else 0
     return (
-        _round(batch * packed[body.resident] * depth * size),
+        _round(batch * packed[body.resident] * depth * panel),
         _round(partial * size),
-        _round(private * size),
+        _round(private),
     )
 
 
@@ -93,6 +119,7 @@ def _workspace(body: Contraction, block: BlockSizes, block_depth: int) -> tuple[
 class _MicroKernel:
     """Lines of the register-blocked kernel; every accumulator has a name of its own."""
 
+    loops: list[str]
     zero: list[str]
     load: str
     multiply: list[str]
@@ -100,10 +127,16 @@ class _MicroKernel:
     store: list[str]
 
 
-def _micro_kernel(block: BlockSizes, lanes: int, rows_are_vectors: bool) -> _MicroKernel:
-    rows, vectors = range(block.rows), range(block.vectors)
-    loads = ", ".join(f"b{v} = *(const vector *)(b + {v * lanes})" for v in vectors)
+def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
+    rows, vectors = range(body.register.rows), range(body.register.vectors)
+    rows_are_vectors, paired = body.rows.order == "vectors", has_pairs(body)
+    kind, wide, step = ("gc_pairs", 2 * lanes, 2) if paired else ("vector", lanes, 1)
+    loads = ", ".join(f"b{v} = *(const {kind} *)(b + {v * wide})" for v in vectors)
     scalar = "a[{r} * LANES + lane]" if rows_are_vectors else "a[{r}]"
+    if paired:
+        place = "{r} * LANES + lane" if rows_are_vectors else "{r} * 2"
+        scalar = f"*(const gc_pair *)(a + {place})"
+    product = "c{r}_{v} = gc_dot_bf16(c{r}_{v}, {a}, b{v})" if paired else "c{r}_{v} += {a} * b{v}"
 
     def filled(text: str, r: int, v: int) -> str:
         place = f"(tile + {r} * TILE_WIDTH + {v * lanes})"
@@ -114,8 +147,9 @@ def _micro_kernel(block: BlockSizes, lanes: int, rows_are_vectors: bool) -> _Mic
 
     return _MicroKernel(
         zero=[f"vector {line}" for line in each("c{r}_{v} = {{0}}", ", ")],
-        load=f"const vector {loads};",
-        multiply=each("c{r}_{v} += {a} * b{v}"),
+        loops=_depth_loops(rows_are_vectors, step),
+        load=f"const {kind} {loads};",
+        multiply=each(product),
         add=each("c{r}_{v} += *(vector *){place}"),
         store=each("*(vector *){place} = c{r}_{v}"),
     )
@@ -132,6 +166,7 @@ def _dot_kernel(block: BlockSizes) -> _MicroKernel:
     products = each("c{r}_{n} += a{r} * b{n}")
     place = "*(vector *)(tile + ({r} * TILE_WIDTH + {n}) * LANES)"
     return _MicroKernel(
+        loops=["for (long k = 0; k < depth; k += LANES, a += MR * LANES, b += NR * LANES) {"],
         zero=[f"vector {line}" for line in each("c{r}_{n} = {{0}}", ", ")],
         load=f"const vector {loads};",
         multiply=[
@@ -141,6 +176,20 @@ def _dot_kernel(block: BlockSizes) -> _MicroKernel:
         add=each(f"c{{r}}_{{n}} += {place}"),
         store=each(f"{place} = c{{r}}_{{n}}"),
     )
+
+
+def _depth_loops(rows_are_vectors: bool, step: int) -> list[str]:
+    """The loop over the depth, ``step`` numbers at a time."""
+    add, mr, nr = (
+        ("++", "MR", "NR") if step == 1 else (f" += {step}", f"{step} * MR", f"{step} * NR")
+    )
+    if not rows_are_vectors:
+        return [f"for (long k = 0; k < depth; k{add}, a += {mr}, b += {nr}) {{"]
+    return [
+        "for (long k = 0; k < depth; k += LANES, a += MR * LANES)",
+        "  #pragma GCC unroll 4",
+        f"  for (long lane = 0; lane < LANES; lane{add}, b += {nr}) {{",
+    ]
 
 
 def _count(axes: Sequence[Axis]) -> int:
@@ -153,55 +202,109 @@ def _round(size: int) -> int:
 
 @dataclass(frozen=True)
 class _Resident:
-    """The factor that is packed once: its name, width and number of panels, and the loops."""
+    """The factor that is packed once: its name, width and number of panels, and the loops.
+
+    In pairs it is packed by blocks of the depth: ``outer_depth`` says which one, ``target`` where.
+    """
 
     name: str
     width: str
     panels: str
     batch: list[str]
+    outer_depth: list[str]
+    target: str
     pack: list[str]
 
 
-def _parts(body: Contraction, inner: int, block: BlockSizes) -> dict[str, object]:
-    """The generated loops that the template sets into its frame."""
+@dataclass(frozen=True)
+class _Side:
+    """What one factor is called: width, number and count of its panels; and where a panel lies.
+
+    A thread's own panels are ``mine``; ``staged`` ones are packed aside first, then paired.
+    """
+
+    pack: Pack
+    width: str
+    count: str
+    panels: str
+    mine: str
+    size: int
+    staged: bool
+
+    def packing(self, heads: Sequence[str], depth: str, place: str, lanes: int) -> list[str]:
+        """The loops that fill the panel at ``place``."""
+        lines = pack_lines(self.pack, heads, self.width, self.count, depth, lanes, self.size)
+        return [*lines, f"pair(block, {self.width}, staged, {place});"] if self.staged else lines
+
+
+def _sides(body: Contraction) -> dict[str, _Side]:
+    rows, columns, paired = body.rows, body.columns, has_pairs(body)
+    return {
+        "rows": _Side(
+            rows, "MR", "ROWS", "ROW_PANELS", "my_rows + panel * BLOCK_DEPTH * MR",
+            body.register.rows, paired and rows.order != "vectors",
+        ),
+        "columns": _Side(
+            columns, "NR", "COLUMNS", "COLUMN_PANELS", "my_columns + panel * BLOCK_DEPTH * NR",
+            body.register_columns, paired and columns.order != "transposed",
+        ),
+    }  # fmt: skip
+
+
+def _depth_heads(body: Contraction) -> tuple[list[str], list[str]]:
+    """The loops over the whole depth, and over one block of it."""
     whole = [f"for (long {a.name} = 0; {a.name} < {a.extent}; {a.name}++)" for a in body.depth]
-    cut = body.depth[body.split]
-    blocked = [f"for (long {cut.name} = cut_start; {cut.name} < cut_stop; {cut.name}++)"]
-    blocked += whole[body.split + 1 :]
-    nr, lanes = body.register_columns, block.lanes(body.dtype)
+    cut = body.depth[body.split].name
+    first = f"for (long {cut} = cut_start; {cut} < cut_stop; {cut}++)"
+    return whole, [first, *whole[body.split + 1 :]]
 
-    def packing(side: str, heads: Sequence[str], depth: str) -> list[str]:
-        if side == "rows":
-            return pack_lines(body.rows, heads, "MR", "ROWS", depth, lanes, block.rows)
-        return pack_lines(body.columns, heads, "NR", "COLUMNS", depth, lanes, nr)
 
-    rows = packing("rows", blocked, "block") if body.resident != "rows" else []
-    columns = packing("columns", blocked, "block") if body.resident != "columns" else []
-    resident = None
-    if body.resident != "none":
-        width, panels = {"rows": ("MR", "ROW_PANELS"), "columns": ("NR", "COLUMN_PANELS")}[
-            body.resident
-        ]
-        lines = packing(body.resident, whole, "DEPTH")
-        before = decode_lines(f"panel / {panels}", body.batch, "\n".join(lines))
-        resident = _Resident(body.resident, width, panels, before, lines)
-    epilogue = _epilogue(body, nr)
+def _resident_part(body: Contraction, lanes: int) -> _Resident | None:
+    """The loops that pack a factor once: whole, or in pairs block by block."""
+    if body.resident == "none":
+        return None
+    side = _sides(body)[body.resident]
+    place = f"packed + (panel * BLOCKS + number) * BLOCK_DEPTH * {side.width}"
+    whole, block = _depth_heads(body)
+    heads, depth = (block, "block") if has_pairs(body) else (whole, "DEPTH")
+    lines = side.packing(heads, depth, place, lanes)
+    text = "\n".join(lines)
+    return _Resident(
+        body.resident, side.width, side.panels,
+        decode_lines(f"panel / {side.panels}", body.batch, text),
+        decode_lines("number / CUTS", body.depth[: body.split], text),
+        "staged" if side.staged else place, lines,
+    )  # fmt: skip
+
+
+def _parts(body: Contraction, block: BlockSizes) -> dict[str, object]:
+    """The generated loops that the template sets into its frame."""
+    lanes, sides = block.lanes(body.dtype), _sides(body)
+    _, heads = _depth_heads(body)
+    rows, columns = (
+        side.packing(heads, "block", side.mine, lanes) if body.resident != name else []
+        for name, side in sides.items()
+    )
+    epilogue = _epilogue(body, body.register_columns)
     skip = " && ".join(condition_text(c) for c in body.skip)
     used = "\n".join([*rows, *columns, skip])
     own = used if body.pieces > 1 else "\n".join([used, *epilogue])
-    shared = "packed + ((batch_number * {panels} + {panel}) * DEPTH + done) * {width}"
+    done = "BLOCKS + number) * BLOCK_DEPTH" if has_pairs(body) else "DEPTH + done)"
+    shared = f"packed + ((batch_number * {{panels}} + {{panel}}) * {done} * {{width}}"
     return {
-        "resident": resident,
+        "resident": _resident_part(body, lanes),
         "batch_of_task": decode_lines("batch_number", body.batch, own),
         "batch_of_sum": decode_lines("batch_number", body.batch, "\n".join(epilogue)),
         "outer_depth": decode_lines("number / CUTS", body.depth[: body.split], used),
         "skip": skip,
         "pack_rows": rows,
         "pack_columns": columns,
+        "row_target": "staged" if sides["rows"].staged else sides["rows"].mine,
+        "column_target": "staged" if sides["columns"].staged else sides["columns"].mine,
         "row_panel": "my_rows + row * BLOCK_DEPTH"
         if rows
         else shared.format(panels="ROW_PANELS", panel="(first_row + row) / MR", width="MR"),
-        "column_panel": "my_columns + panel * BLOCK_DEPTH * NR"
+        "column_panel": sides["columns"].mine
         if columns
         else shared.format(panels="COLUMN_PANELS", panel="first_panel + panel", width="NR"),
         "epilogue": epilogue,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphc.backends.c.contraction import contraction_source
+from graphc.backends.c.contraction import contraction_source, has_pairs
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.printer import statement_lines
 from graphc.backends.c.tiles import tiles_source
@@ -36,7 +36,7 @@ class _KernelCall:
 def emit(schedule: Schedule, routines: Sequence[Routine], block: BlockSizes) -> Emitted:
     """C source of a whole schedule."""
     halves = any(node.dtype.is_half for node in schedule.graph.nodes)
-    files = [header(halves)]
+    files = headers(halves, routines)
     shared = private = 0
     for routine in routines:
         text, needs_shared, needs_private = routine_source(routine, block)
@@ -54,9 +54,12 @@ def emit(schedule: Schedule, routines: Sequence[Routine], block: BlockSizes) -> 
     return Emitted(tuple(files), shared, private)
 
 
-def header(halves: bool) -> SourceFile:
-    """What every generated file includes; ``halves`` are numbers of 16 bits."""
-    return SourceFile("graphc.h", render("c/graphc.h.jinja", halves=halves))
+def headers(halves: bool, routines: Sequence[Routine]) -> list[SourceFile]:
+    """What the files of these routines include; ``halves`` are numbers of 16 bits."""
+    files = [SourceFile("graphc.h", render("c/graphc.h.jinja", halves=halves))]
+    if any(has_pairs(routine.body) for routine in routines):
+        files.append(SourceFile("graphc_bf16.h", render("c/graphc_bf16.h.jinja")))
+    return files
 
 
 def routine_source(routine: Routine, block: BlockSizes) -> tuple[str, int, int]:

@@ -35,6 +35,7 @@ FUNCTIONS = {
 
 # Register blocks by SIMD level: accumulators = rows x vectors, chosen to fill the register file.
 BLOCKS = {
+    "avx512_bf16": BlockSizes(rows=8, vectors=2, vector_bytes=64, registers=32, pairs=True),
     "avx512": BlockSizes(rows=8, vectors=2, vector_bytes=64, registers=32),
     "avx2": BlockSizes(rows=4, vectors=3, vector_bytes=32),
     "neon": BlockSizes(rows=8, vectors=2, vector_bytes=16, registers=32),

@@ -274,21 +274,32 @@ def _transposed(pack: Pack, heads: Sequence[str], width: str, count: str, lanes:
         *(f"    {line}" for line in decode_lines("flat", pack.lanes, index_text(base))),
         f"    base[at] = {index_text(base)};",
         "  }",
-        f"  {_pointer(pack)} to = target + lane;",
+        f"  {_pointer(pack)} to = target + {'2 * ' if pack.value.dtype.is_half else ''}lane;",
         *(f"  {line}" for line in inner),
         "}",
     ]
 
 
 def transpose_lines(pack: Pack, lanes: int, width: str) -> list[str]:
-    """A square of vectors turned by log2(lanes) rounds of pairwise shuffles."""
+    """A square of vectors turned by log2(lanes) rounds of pairwise shuffles.
+
+    Pairs of 16-bit numbers are turned as one number of 32 bits each. A vector then holds those of
+    two lanes, in its halves, which are turned side by side: half as many vectors, half as deep.
+    """
     load = plain_load(pack.value)
     assert load is not None
-    rows = [vector_text(load.dtype, pack.value.dtype, f"from + base[{i}]") for i in range(lanes)]
+    paired = pack.value.dtype.is_half
+    count = lanes // 2 if paired else lanes
+    if paired:
+        rows = [f"gc_join(from + base[{i}], from + base[{i + count}])" for i in range(count)]
+    else:
+        rows = [
+            vector_text(load.dtype, pack.value.dtype, f"from + base[{i}]") for i in range(count)
+        ]
     lines = [f"const vector v0_{i} = {row};" for i, row in enumerate(rows)]
     step, level = 1, 0
-    while step < lanes:
-        for i in range(lanes):
+    while step < count:
+        for i in range(count):
             if i & step:
                 continue
             j = i | step
@@ -301,4 +312,8 @@ def transpose_lines(pack: Pack, lanes: int, width: str) -> list[str]:
                     f"__builtin_shuffle(v{level}_{i}, v{level}_{j}, (mask){{{places}}});"
                 )
         step, level = 2 * step, level + 1
-    return [*lines, *(f"*(vector *)(to + {i} * {width}) = v{level}_{i};" for i in range(lanes))]
+    size = "2 * " if paired else ""
+    return [
+        *lines,
+        *(f"*(vector *)(to + {i} * {size}{width}) = v{level}_{i};" for i in range(count)),
+    ]

@@ -29,6 +29,7 @@ _WARNINGS = ("-Wall", "-Wextra", "-Werror")
 # Linked into a library, these switch off denormal numbers in the whole Python process.
 _FAST_MATH = frozenset({"-ffast-math", "-Ofast", "-funsafe-math-optimizations"})
 _VECTORS = (
+    ("avx512_bf16", {"__AVX512F__", "__AVX512BF16__"}),
     ("avx512", {"__AVX512F__"}),
     ("avx2", {"__AVX2__", "__FMA__"}),
     ("neon", {"__ARM_NEON"}),
@@ -49,7 +50,7 @@ int main(void) {
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A C compiler with the flags it gets; ``simd`` is avx512, avx2, neon or scalar."""
+    """A C compiler with the flags it gets; ``simd`` is one of _VECTORS or scalar."""
 
     command: tuple[str, ...]
     version: str
