@@ -11,7 +11,7 @@ from graphc.ir.equation import read_symbol
 from graphc.ir.index import Index
 from graphc.ir.loops import BlockSizes, Contraction, Declare, Pack, Statement, Store
 from graphc.ir.scalar import Condition, Name, plain_load
-from graphc.ir.types import Axis, element_count
+from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import (
     Access,
     Merged,

@@ -85,7 +85,7 @@ def _wide_products(
 
     Errors grow by at least 1, so two such roundings are worse than the result's own, always.
     """
-    chain, which = _chain(form, algorithms), _which(form)
+    chain, which = _chain(form, algorithms, TILE_DEPTH), _which(form)
     error = error_bound(algorithms, chain, which, dtype, DType.bfloat16)
     return f"; products in float32: bfloat16 ones might err by {error:.1e}"
 
