@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import sympy
-
-from graphc.ir.equation import read_symbol
 from graphc.ir.index import Index, axis_index
 from graphc.ir.loops import Assign, Declare, Loop, Statement, When
 from graphc.ir.scalar import Call, Element, Name, Number
@@ -23,6 +20,7 @@ from graphc.lower.reduction import (
     only_sums,
     window_item,
 )
+from graphc.passes.classify import plain_factors
 
 _LANES = 512  # accumulators that stay in the first-level cache
 _LANE_TASKS = 8
@@ -99,11 +97,11 @@ def lane_statements(
 
 def _guarded(stage: Stage, merged: Merged, lane: Axis) -> Stage:
     """Where a factor is zero for all lanes there is nothing to add: its tests become guards."""
-    factors = sympy.Mul.make_args(stage.equation.body)
+    factors = plain_factors(stage.equation)
     reads = list(stage.reads)
     conditions = stage.conditions
     for number, read in enumerate(reads):
-        if not isinstance(read, Access) or read.fill or read_symbol(number) not in factors:
+        if not isinstance(read, Access) or read.fill or number not in factors:
             continue
         moved = substitute_conditions(read.conditions, merged.values)
         if not any(lane.name in c.index.names for c in moved):

@@ -96,6 +96,12 @@ def _two_sides(equation: Equation) -> tuple[Factor, Factor] | None:
     return Factor(row_body, row_names, to_rows), Factor(column_body, column_names, to_columns)
 
 
+def plain_factors(equation: Equation) -> frozenset[int]:
+    """Numbers of the reads that are factors of the whole body: where one is 0, so is the body."""
+    factors = sympy.Mul.make_args(equation.body)
+    return frozenset(n for n in range(len(equation.reads)) if read_symbol(n) in factors)
+
+
 def expression_names(expression: sympy.Expr, equation: Equation) -> frozenset[str]:
     """Axis names that an expression depends on through its reads and positions."""
     symbols = expression.free_symbols
