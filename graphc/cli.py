@@ -132,8 +132,9 @@ def main() -> None:
 @click.option("--samples", type=COUNT, help="At most so many images.")
 @click.option("--threads", type=COUNT, help="By default one for each core.")
 @click.option(
-    "--tune", metavar="TIME", callback=_seconds, help="Search so long for faster kernels: 60s, 2m."
-)
+    "--tune", metavar="TIME", callback=_seconds,
+    help="Search so long for faster kernels: 60s, 2m; 0 takes what earlier searches chose.",
+)  # fmt: skip
 @click.option(
     "--target", type=click.Choice(TARGETS), default="c", show_default=True,
     help="This processor, an NVIDIA GPU, or its emulator.",

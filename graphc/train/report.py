@@ -112,11 +112,12 @@ class LiveReporter:
             self.compile_task = None
 
     def tried(self, trial: Trial) -> None:
-        """Move the bar of seconds."""
+        """Every variant on a line; the bar of seconds moves."""
+        self.bar.console.print(trial_line(trial), highlight=False)
         if self.tune_task is None:
             self.tune_task = self.bar.add_task("tune", total=round(trial.budget), facts="")
         spent = min(round(trial.elapsed), round(trial.budget))
-        self.bar.update(self.tune_task, completed=spent, facts=trial_line(trial))
+        self.bar.update(self.tune_task, completed=spent, facts=trial.kernel)
 
     def tuned(self, report: Report) -> None:
         """The table of what was chosen; the bar goes away."""

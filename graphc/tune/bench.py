@@ -13,7 +13,7 @@ from graphc.backends.c.build import build_library, load, worker_count
 from graphc.backends.c.emit import headers
 from graphc.ir.schedule import Buffer, Schedule
 from graphc.ir.source import SourceFile
-from graphc.ir.types import DType, element_count
+from graphc.ir.types import element_count
 from graphc.tune.kernel import kernel_source
 from graphc.tune.variants import Candidate
 
@@ -73,8 +73,8 @@ def _random_array(buffer: Buffer) -> np.ndarray:
     size = element_count(buffer.shape)
     count = min(size, _PATTERN)
     pattern = (
-        generator.integers(0, 2, count)
-        if not buffer.dtype.is_float or buffer.dtype is DType.boolean
-        else generator.standard_normal(count, np.float32)
+        generator.standard_normal(count, np.float32)
+        if buffer.dtype.is_float
+        else generator.integers(0, 2, count)
     )
     return np.resize(pattern.astype(buffer.dtype.numpy), size)

@@ -24,7 +24,7 @@ _log = logging.getLogger("graphc")
 
 
 @dataclass(frozen=True)
-class Choice:
+class Chosen:
     """The way to compute a kernel, and what was measured; times in seconds.
 
     Attributes:
@@ -54,15 +54,15 @@ class Choices:
         self.path = root / f"tuning-{self._key[:16]}.json"
         self._kernels = self._read()
 
-    def find(self, signature: str, threads: int) -> Choice | None:
+    def find(self, signature: str, threads: int) -> Chosen | None:
         """What was chosen for so many threads."""
         return self._kernels.get(signature, {}).get(threads)
 
-    def first(self, signature: str) -> Choice | None:
+    def first(self, signature: str) -> Chosen | None:
         """What was chosen first, for any number of threads."""
         return next(iter(self._kernels.get(signature, {}).values()), None)
 
-    def add(self, signature: str, threads: int, choice: Choice) -> Choice:
+    def add(self, signature: str, threads: int, choice: Chosen) -> Chosen:
         """Keep a choice, unless another process was first; gives back the one that stands."""
         with key_lock(self._root, self._key):
             self._kernels = self._read()
@@ -73,7 +73,7 @@ class Choices:
             self._write()
         return kept
 
-    def _read(self) -> dict[str, dict[int, Choice]]:
+    def _read(self) -> dict[str, dict[int, Chosen]]:
         """What is on disk; a file that is damaged counts as none."""
         try:
             document = json.loads(self.path.read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ class Choices:
             ):
                 raise ValueError("its checksum is wrong")
             return {
-                signature: {int(threads): _choice(given) for threads, given in found.items()}
+                signature: {int(threads): _chosen(given) for threads, given in found.items()}
                 for signature, found in document["kernels"].items()
             }
         except FileNotFoundError:
@@ -100,16 +100,20 @@ class Choices:
         document = {"key": self._made_from, "sha256": _digest(kernels), "kernels": kernels}
         with storage(self.path, "write"):
             descriptor, name = tempfile.mkstemp(prefix=".tuning-", dir=self._root)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(json.dumps(document, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, self.path)
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    file.write(json.dumps(document, indent=1) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(name, self.path)
+            except BaseException:
+                os.unlink(name)
+                raise
 
 
-def _choice(given: dict[str, Any]) -> Choice:
+def _chosen(given: dict[str, Any]) -> Chosen:
     blocks = given["tile_blocks"]
-    return Choice(
+    return Chosen(
         tuple(given["outputs"]), ContractionBlocks(**given["contraction_blocks"]),
         None if blocks is None else TileBlocks(**blocks), str(given["arithmetic"]),
         float(given["seconds"]), float(given["default_seconds"]), int(given["tried"]),

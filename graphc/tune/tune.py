@@ -17,7 +17,7 @@ from graphc.ir.loops import BlockSizes
 from graphc.ir.schedule import KernelPlan, Schedule
 from graphc.ops.messages import brief
 from graphc.tune.bench import Bench
-from graphc.tune.choices import Choice, Choices
+from graphc.tune.choices import Choices, Chosen
 from graphc.tune.kernel import alone, signature
 from graphc.tune.search import Budget, Finding, Timer, Trial, search
 from graphc.tune.variants import ROUNDS, Candidate, Space, Variant
@@ -49,7 +49,7 @@ class Report:
 
     @property
     def totals(self) -> tuple[float, float]:
-        """Seconds of all kernels that were measured: as the rules have them, and as chosen."""
+        """Seconds of all kernels that were measured, alone: before and after."""
         known = [k for k in self.kernels if not math.isnan(k.seconds)]
         return (
             sum(k.default_seconds * len(k.names) for k in known),
@@ -154,7 +154,7 @@ def _tuned(
     if not setting.budget.over:
         found = _searched(space, first, names[0], setting)
         if found.worth_keeping:
-            choice = setting.choices.add(key, setting.threads, _choice(found))
+            choice = setting.choices.add(key, setting.threads, _chosen(found))
             return _described(space, choice, names, "searched" if found.finished else "cut short")
     if first is not None:
         return _described(space, first, names, "cached")
@@ -165,7 +165,7 @@ def _tuned(
 
 
 def _searched(
-    space: Space, first: Choice | None, name: str, setting: _Setting
+    space: Space, first: Chosen | None, name: str, setting: _Setting
 ) -> Finding[Candidate]:
     """Search from the default; or, with the same roundings, from what was chosen for others."""
     start = space.default if first is None else space.candidate(variant_from(first, space))
@@ -184,16 +184,16 @@ def _searched(
     return search(name, start, rounds, timer, setting.budget, tell)
 
 
-def variant_from(choice: Choice, space: Space) -> Variant:
+def variant_from(choice: Chosen, space: Space) -> Variant:
     """A cached choice as a variant of its kernel."""
     legal = {tuple(a.outputs for a in tiles): tiles for tiles in space.legal_algorithms()}
     algorithms = legal[choice.outputs] if choice.outputs else ()
     return Variant(algorithms, choice.contraction_blocks, choice.tile_blocks)
 
 
-def _choice(found: Finding[Candidate]) -> Choice:
+def _chosen(found: Finding[Candidate]) -> Chosen:
     variant = found.best.variant
-    return Choice(
+    return Chosen(
         tuple(a.outputs for a in variant.algorithms), variant.contraction_blocks,
         variant.tile_blocks, found.best.arithmetic, found.seconds, found.default_seconds,
         found.tried,
@@ -201,7 +201,7 @@ def _choice(found: Finding[Candidate]) -> Choice:
 
 
 def _described(
-    space: Space, choice: Choice, names: tuple[str, ...], origin: Origin
+    space: Space, choice: Chosen, names: tuple[str, ...], origin: Origin
 ) -> tuple[Variant, str, TunedKernel]:
     candidate = space.candidate(variant_from(choice, space))
     error = space.error(candidate)
