@@ -90,7 +90,8 @@ def _turned(pack: Pack) -> Literal["transposed", "depth"]:
     return "transposed" if plain else "depth"
 
 
-def _factor_accesses(stage: Stage, factor: Factor) -> list[Access]:
+def factor_accesses(stage: Stage, factor: Factor) -> list[Access]:
+    """The reads of one factor of the product."""
     symbols = factor.body.free_symbols
     return [
         read for number, read in enumerate(stage.reads)
@@ -98,7 +99,8 @@ def _factor_accesses(stage: Stage, factor: Factor) -> list[Access]:
     ]  # fmt: skip
 
 
-def _factor_conditions(stage: Stage, factor: Factor) -> tuple[Condition, ...]:
+def factor_conditions(stage: Stage, factor: Factor) -> tuple[Condition, ...]:
+    """Where one factor of the product is not 0."""
     return equation_conditions(factor.guards, stage.equation.extents)
 
 
@@ -108,7 +110,7 @@ def _skipped(stage: Stage, factors: Factors) -> tuple[Condition, ...]:
     conditions = [
         condition
         for factor in (factors.rows, factors.columns)
-        for condition in _factor_conditions(stage, factor)
+        for condition in factor_conditions(stage, factor)
     ]
     return tuple(dict.fromkeys(c for c in conditions if c.index.names <= names))
 
@@ -123,8 +125,8 @@ def _merge_depth(
     offsets: list[Index] = []
     conditions: list[Condition] = []
     for factor in (factors.rows, factors.columns):
-        conditions += _factor_conditions(stage, factor)
-        for one in _factor_accesses(stage, factor):
+        conditions += factor_conditions(stage, factor)
+        for one in factor_accesses(stage, factor):
             offsets.append(one.offset)
             conditions += one.conditions
     names = set().union(*(c.index.names for c in skipped))
@@ -138,8 +140,8 @@ def _pack(
     stage: Stage, factor: Factor, axes: tuple[Axis, ...], depth: Merged, namer: Namer, lanes: int,
 ) -> Pack:  # fmt: skip
     dtype = stage.node.dtype.arithmetic
-    accesses = _factor_accesses(stage, factor)
-    guards = _factor_conditions(stage, factor)
+    accesses = factor_accesses(stage, factor)
+    guards = factor_conditions(stage, factor)
     conditions = [*guards, *(c for a in accesses for c in a.conditions)]
     merged = merge_axes(axes, [a.offset for a in accesses], conditions, namer)
     values = depth.values | merged.values

@@ -10,15 +10,7 @@ import graphc.ir.index as ix
 from graphc.ir.equation import Equation, Guard, Read
 from graphc.ir.graph import Node
 from graphc.ir.index import Index
-from graphc.ir.loops import (
-    BlockSizes,
-    Declare,
-    Patch,
-    Statement,
-    Store,
-    TileBlocks,
-    TileProduct,
-)
+from graphc.ir.loops import BlockSizes, Declare, Patch, Statement, Store, TileBlocks, TileProduct
 from graphc.ir.scalar import Condition, Load, Name
 from graphc.ir.tiles import LinearProgram, Matrix, TileAlgorithm
 from graphc.ir.types import Axis, DType, element_count
