@@ -25,6 +25,7 @@ from tests.op_cases import OpCase
 
 SEEDS = (1, 2, 3)
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+TF32 = 2e-3
 INCLUDE = template_folder() / "cuda"
 Feeds = dict[str, np.ndarray]
 
@@ -37,10 +38,10 @@ def emulator() -> Emulator:
 
 
 def check_on_emulator(
-    outputs: Sequence[Node], feeds: Feeds, names: Sequence[str] = ()
+    outputs: Sequence[Node], feeds: Feeds, names: Sequence[str] = (), *, tf32: bool = False
 ) -> DeviceProgram:
     """Run in every order of threads; the results are the oracle's, and the same bytes each time."""
-    program = compile_graph(outputs, target="cuda-emu")
+    program = compile_graph(outputs, target="cuda-emu", tf32=tf32)
     assert isinstance(program, DeviceProgram)
     known = {node.label for node in program.inputs}
     fed = {name: array for name, array in feeds.items() if name in known}
@@ -56,7 +57,8 @@ def check_on_emulator(
             what = names[number] if names else f"output {number}, {node!r}"
             assert ours.dtype == node.dtype.numpy, what
             np.testing.assert_array_equal(ours, before, what)
-            assert_close(ours, want, TOLERANCE.get(node.dtype.value, np.nan), what)
+            tolerance = TF32 if tf32 else TOLERANCE.get(node.dtype.value, np.nan)
+            assert_close(ours, want, tolerance, what)
     return program
 
 
@@ -81,10 +83,12 @@ def case_graph(
     return outputs, feeds, names
 
 
-def generated(outputs: Sequence[Node], assignments: Sequence[Assignment] = ()) -> Emitted:
+def generated(
+    outputs: Sequence[Node], assignments: Sequence[Assignment] = (), *, tf32: bool = False
+) -> Emitted:
     """The CUDA sources of a graph; nothing is compiled."""
     schedule = make_schedule(run_passes(Graph(tuple(outputs), tuple(assignments))))
-    return emit(schedule, lower_to_grid(schedule))
+    return emit(schedule, lower_to_grid(schedule, tf32=tf32))
 
 
 def compile_with_nvcc(emitted: Emitted, architecture: str, folder: Path) -> str:
