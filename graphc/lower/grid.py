@@ -7,6 +7,7 @@ threads; what its workers found is combined pairwise in an order that the shape 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from graphc.errors import CompilerBug
 from graphc.ir.grid import GridNest, GridProduct
@@ -72,7 +73,7 @@ def _sizes(group: Group) -> list[int]:
 
 def grid_nest(plan: KernelPlan, group: Group) -> GridNest:
     """The nest of a kernel's nodes."""
-    nest = nest_plan(group)
+    nest = _by_memory(nest_plan(group))
     merged = merge_outputs(nest)
     blocks = sibling_blocks(nest.stages)
     wide = max([_extent(merged.axes), *_sizes(group)]) >= _WIDE
@@ -92,6 +93,15 @@ def grid_nest(plan: KernelPlan, group: Group) -> GridNest:
         statements += stage_statements(block, merged, nest.namer)
     statements += store_statements(nest, merged)
     return GridNest(merged.axes, team, tuple(statements), (), wide, reason)
+
+
+def _by_memory(nest: NestPlan) -> NestPlan:
+    """Outputs in the order in which they lie, so that neighbouring threads store neighbours."""
+    offset = nest.stores[0][1]
+    if not offset.is_affine:
+        return nest
+    axes = sorted(nest.axes, key=lambda axis: -abs(offset.coefficient(axis.name)))
+    return replace(nest, axes=tuple(axes))
 
 
 def _shared(

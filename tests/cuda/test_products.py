@@ -15,6 +15,7 @@ from graphc.ir.types import DType
 from graphc.ops import activations, leaves, linear, shape
 from graphc.ops.convolution import conv2d
 from graphc.ops.define import Definition, Operand, axes, define, op, sum_over
+from graphc.ops.pooling import max_pool2d
 from graphc.schedule.product_tiles import choose_tile
 from tests.compiled import with_gradients
 from tests.cuda.programs import Feeds, check_on_emulator, compile_with_nvcc, generated
@@ -121,6 +122,21 @@ def test_what_follows_a_product_is_its_epilogue(seeded: np.random.Generator) -> 
     assert "gc_store_lanes(relu" in first.source
     assert "dense_forward_2_finish(" in second.source
     assert second.source.index("_finish(") < second.source.index("tanhf(")
+
+
+def test_channels_between_convolutions_run_through_memory(seeded: np.random.Generator) -> None:
+    x = leaves.input("x", (2, 3, 12, 12))
+    u, v = leaves.input("u", (8, 3, 3, 3)), leaves.input("v", (12, 8, 3, 3))
+    hidden = max_pool2d(activations.relu(conv2d(x, u, padding=1)), 2)
+    out = conv2d(hidden, v, padding=1)
+    feeds = {n.label: seeded.normal(size=n.shape).astype("f4") for n in (x, u, v)}
+    program = check_on_emulator(with_gradients(out, [x, u, v], seeded), feeds)
+    source = program.kernels["convolution_forward_2"].source
+    assert "4 neighbours of the depth at once" in source
+    assert re.search(r"gc_cp_async16\(.* \? max_pool \+", source)
+    layouts = {b.name: b.layout.digits[-1].dimension for b in program.schedule.buffers}
+    assert layouts["max_pool"] == 1
+    assert layouts["x"] == 3
 
 
 def test_tiles_follow_the_shape() -> None:
