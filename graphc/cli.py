@@ -168,9 +168,7 @@ def show_command(
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A folder.")
 @with_options(STEP_OPTIONS)
 @with_options(MODEL_OPTIONS)
-def emit_command(
-    network: str, target: str, arch: str, output: Path, **given: Any
-) -> None:
+def emit_command(network: str, target: str, arch: str, output: Path, **given: Any) -> None:
     """Write the CUDA of a model's training step, compile it, and list what its kernels take.
 
     No GPU is needed, only nvcc or NVRTC.

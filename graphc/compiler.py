@@ -50,7 +50,8 @@ def compile_graph(
             windows are computed by tiles (Winograd), faster and with a rounding error of about
             1e-6 instead of 3e-7 (``graphc show --stage schedule`` has bounds). Devices always do.
         precision: "bf16" or "fp16" stores what lies between kernels in 16 bits, by the rules of
-            ``passes/precision.py``; inputs, parameters, states and outputs stay as declared.
+            ``passes/precision.py``; inputs, parameters, states and outputs stay as declared. With
+            "tf32" a device's tensor cores read 10 bits of each factor of float32 products.
         progress: called with (files done, files in all, file name) while compiling.
 
     Raises:
@@ -74,7 +75,7 @@ def compile_graph(
         return HostProgram(schedule, routines, emitted, library, limits, given, seed, threads)
     device = open_device(target)
     schedule = make_schedule(graph)
-    routines = lower_to_grid(schedule)
+    routines = lower_to_grid(schedule, tf32=precision == "tf32")
     kernels = emit_cuda(schedule, routines)
     module = device.load(kernels.files, name, progress)
     return DeviceProgram(device, schedule, routines, kernels, module, limits, given, seed)

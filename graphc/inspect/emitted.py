@@ -21,6 +21,7 @@ from graphc.inspect.subject import Subject
 from graphc.inspect.table import binary_bytes, table
 from graphc.lower.grid import lower_to_grid
 from graphc.passes.pipeline import run_passes
+from graphc.passes.precision import PRECISIONS
 from graphc.schedule.plan import make_schedule
 from graphc.verify import check_graph
 
@@ -46,7 +47,7 @@ class KernelReport:
 
 
 def emit_step(
-    subject: Subject, architectures: Sequence[str], folder: Path, *, tf32: bool = False,
+    subject: Subject, architectures: Sequence[str], folder: Path,
     progress: Progress | None = None,
 ) -> str:  # fmt: skip
     """Write sources, cubins and the table ``kernels.txt`` (and ``.json``); the table.
@@ -59,8 +60,8 @@ def emit_step(
         if _ARCHITECTURE.fullmatch(name) is None:
             raise UserError(f"there is no architecture {name!r}\n  expected some, as sm_80,sm_90a")
     check_graph(subject.step)
-    schedule = make_schedule(run_passes(subject.step))
-    emitted = emit(schedule, lower_to_grid(schedule, tf32=tf32))
+    schedule = make_schedule(run_passes(subject.step, PRECISIONS[subject.precision]))
+    emitted = emit(schedule, lower_to_grid(schedule, tf32=subject.precision == "tf32"))
     with storage(folder, "create"):
         folder.mkdir(parents=True, exist_ok=True)
     compiled = compile_sources(subject.name, emitted.files, architectures, progress)

@@ -10,6 +10,9 @@ from graphc.ir.loops import Statement
 from graphc.ir.scalar import Condition, Scalar
 from graphc.ir.types import Axis, DType
 
+# Multiply-adds of the factors' own type, or the tensor cores' products of narrower factors.
+Multiply = Literal["fma", "tf32", "bf16", "f16"]
+
 
 @dataclass(frozen=True)
 class Team:
@@ -74,11 +77,11 @@ class Operand:
 class ProductTile:
     """What a block computes: ``rows`` x ``columns`` results, ``depth`` terms at a time.
 
-    ``stages`` of these are in shared memory at once; a thread ("fma") or a warp ("tf32") holds
+    ``stages`` of these are in shared memory at once; a thread ("fma"), else a warp, holds
     ``own_rows`` x ``own_columns`` results in registers.
     """
 
-    multiply: Literal["fma", "tf32"]
+    multiply: Multiply
     rows: int
     columns: int
     depth: int
@@ -107,6 +110,7 @@ class GridProduct:
         epilogue: statements for the element, or the lanes, at ``row`` and ``column`` of the matrix,
             whose sums are the buffer ``sums`` at its ``place``.
         finish: the sum of the pieces in order, and the real epilogue, if there are several.
+        factor, dtype: the elements of the tiles, and of the sums.
         wide: whether a place in an array may need 64 bits.
         reason: why these tiles and pieces, for people.
     """
@@ -122,6 +126,7 @@ class GridProduct:
     lanes: int
     epilogue: tuple[Statement, ...]
     finish: GridNest | None
+    factor: DType
     dtype: DType
     wide: bool
     reason: str

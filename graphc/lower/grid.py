@@ -14,7 +14,7 @@ from graphc.ir.grid import GridNest, GridProduct
 from graphc.ir.loops import Combine, Statement, TeamLoop
 from graphc.ir.routine import Body, Routine
 from graphc.ir.schedule import KernelPlan, Schedule
-from graphc.ir.types import Axis, DType, element_count
+from graphc.ir.types import Axis, element_count
 from graphc.lower.access import Merged
 from graphc.lower.lanes import in_lanes
 from graphc.lower.names import RESERVED_ON_DEVICE, Namer
@@ -59,7 +59,7 @@ def lower_to_grid(schedule: Schedule, *, tf32: bool = False) -> tuple[Routine, .
 
 def grid_product(group: Group, tf32: bool) -> GridProduct | None:
     """The product of a kernel's leader; None where its type has no product."""
-    if group.nodes[0].dtype not in (DType.float32, DType.float64):
+    if not group.nodes[0].dtype.is_float:
         return None
     nest = nest_plan(in_phases(group) or group)
     factors = contraction_factors(nest.stages[0].equation)

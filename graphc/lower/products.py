@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphc.ir.equation import read_symbol
-from graphc.ir.grid import GridNest, GridProduct, Operand
+from graphc.ir.grid import GridNest, GridProduct, Multiply, Operand
 from graphc.ir.index import Index, axis_index
 from graphc.ir.layout import row_major
 from graphc.ir.loops import Assign, Declare, Loop, Statement, Store
@@ -52,16 +52,17 @@ def build_product(
     leader = plan.stages[0]
     rows, columns = _sides(plan, leader, factors)
     depth = _depth(leader, rows, columns, plan.namer)
-    sides = [_operand(leader, side, depth, plan.namer) for side in (rows, columns)]
+    multiply, factor = _multiply(leader, tf32)
+    sides = [_operand(leader, side, depth, factor, plan.namer) for side in (rows, columns)]
     batch = tuple(a for a in factors.batch if a.extent > 1)
     m, n, k = _extent(rows.axes), _extent(columns.axes), _extent(depth.axes)
-    tile, pieces, reason = choose_tile(_extent(batch), m, n, k, leader.node.dtype, tf32)
+    tile, pieces, reason = choose_tile(_extent(batch), m, n, k, multiply, factor)
     wide = max([*places, _extent(batch) * m * n * pieces]) >= _WIDE
     out_rows, out_columns = (_merged_for_epilogue(plan, side.axes) for side in (rows, columns))
     ones = merge_axes([a for a in factors.batch if a.extent == 1], (), (), plan.namer)
     merged = Merged((), ones.values | out_rows.values | out_columns.values)
     axes = (out_rows.axes, out_columns.axes)
-    finish, dtype = None, leader.node.dtype
+    finish, dtype = None, leader.node.dtype.arithmetic
 
     def whole(step: Mapping[str, Index]) -> list[Statement]:
         return _epilogue(plan, _moved(merged, step), _element(step, dtype))
@@ -76,8 +77,19 @@ def build_product(
         axes = ((), ())
     return GridProduct(
         batch, depth.axes, sides[0], sides[1], tile, pieces, axes[0], axes[1], lanes, body, finish,
-        dtype, wide, reason,
+        factor, dtype, wide, reason,
     )  # fmt: skip
+
+
+def _multiply(leader: Stage, tf32: bool) -> tuple[Multiply, DType]:
+    """How factors are multiplied, and their type in the tiles: 16 bits where both have them."""
+    kinds = {read.dtype for read in leader.reads if isinstance(read, Access)}
+    if kinds == {DType.bfloat16}:
+        return "bf16", DType.bfloat16
+    if kinds == {DType.float16}:
+        return "f16", DType.float16
+    dtype = leader.node.dtype.arithmetic
+    return ("tf32" if tf32 and dtype is DType.float32 else "fma"), dtype
 
 
 def _sides(plan: NestPlan, leader: Stage, factors: Factors) -> tuple[_Side, _Side]:
@@ -124,9 +136,8 @@ def _unit_extent(order: tuple[Axis, ...], offsets: Sequence[Index]) -> int:
     return runs * long[-1].extent
 
 
-def _operand(leader: Stage, side: _Side, depth: Merged, namer: Namer) -> Operand:
+def _operand(leader: Stage, side: _Side, depth: Merged, dtype: DType, namer: Namer) -> Operand:
     """How a factor is copied: whole vectors where memory allows, else element by element."""
-    dtype = leader.node.dtype
     guards = factor_conditions(leader, side.factor)
     conditions = [*guards, *(c for a in side.accesses for c in a.conditions)]
     own = merge_axes(side.axes, [a.offset for a in side.accesses], conditions, namer)
@@ -138,16 +149,17 @@ def _operand(leader: Stage, side: _Side, depth: Merged, namer: Namer) -> Operand
     outer = bool(own.axes) and own.axes[-1] in units[:1]
     plain = len(side.accesses) == 1 and side.factor.body in _symbols(leader)
     plain = plain and read.dtype == dtype and not read.fill and _separable(offset, moved, own.axes)
-    width = _width(offset, moved, units[0], dtype) if units else 1
+    width = _width(offset, moved, units[0] if units else None, dtype)
     environment: MutableEnvironment = {
         read_symbol(number): one.scalar(values)
         for number, one in enumerate(leader.reads)
         if isinstance(one, Access)
     }
-    value = as_type(freeze(side.factor.body, environment, dtype), dtype)
+    value = freeze(side.factor.body, environment, dtype.arithmetic)
+    value = as_type(as_type(value, dtype.arithmetic), dtype)
     if guards:
         test = Inside(substitute_conditions(guards, values))
-        value = Call("select", (test, value, Number(0.0, dtype)), dtype)
+        value = Call("select", (test, value, as_type(Number(0.0, dtype.arithmetic), dtype)), dtype)
     return Operand(
         own.axes, "outer" if outer or not units else "depth", width if plain else 0, read.buffer,
         offset, moved, value,
@@ -168,16 +180,22 @@ def _separable(offset: Index, conditions: Sequence[Condition], own: tuple[Axis, 
     ) and all(c.divisor == 1 for c in conditions)
 
 
-def _width(offset: Index, conditions: Sequence[Condition], axis: Axis, dtype: DType) -> int:
-    """Neighbours along an axis that are one aligned copy, all of them inside or outside."""
+def _width(offset: Index, conditions: Sequence[Condition], axis: Axis | None, dtype: DType) -> int:
+    """Neighbours along an axis that are one aligned copy, all of them inside or outside.
+
+    0 where an element is smaller than any copy.
+    """
+    single = int(dtype.size >= _COPIES[-1])
+    if axis is None:
+        return single
     rest = offset + axis_index(axis.name) * -1
     apart = axis.name in rest.names or any(axis.name in c.index.names for c in conditions)
     for size in _COPIES:
         count = size // dtype.size
         numbers = (axis.extent, rest.const, *(c for _, c in rest.terms))
-        if count == 1 or (not apart and count and all(x % count == 0 for x in numbers)):
+        if count > 1 and not apart and all(x % count == 0 for x in numbers):
             return count
-    return 1
+    return single
 
 
 def _merged_for_epilogue(plan: NestPlan, axes: tuple[Axis, ...]) -> Merged:
@@ -205,7 +223,8 @@ def _element(step: Mapping[str, Index], dtype: DType) -> Load:
 def _epilogue(plan: NestPlan, merged: Merged, total: Load | Name) -> list[Statement]:
     """Followers of the product and the stores, for one element."""
     leader, *followers = plan.stages
-    statements: list[Statement] = [Declare(leader.value, leader.node.dtype, total)]
+    dtype = leader.node.dtype
+    statements: list[Statement] = [Declare(leader.value, dtype, as_type(total, dtype))]
     statements += [map_statement(stage, merged) for stage in followers]
     return statements + [
         Store(buffer, offset.substitute(merged.values), Name(value, kind))
@@ -226,7 +245,7 @@ def _finish(
     plan: NestPlan, merged: Merged, axes: tuple[Axis, ...], pieces: int, wide: bool
 ) -> GridNest:
     """The pieces in order, then what follows the product; a thread for each element."""
-    dtype = plan.stages[0].node.dtype
+    dtype = plan.stages[0].node.dtype.arithmetic
     total = Name("total", dtype)
     piece = Axis(PIECE, pieces)
     shape = (pieces, *(a.extent for a in axes))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphc.ir.grid import ProductTile
+from graphc.ir.grid import Multiply, ProductTile
 from graphc.ir.types import DType
 
 MULTIPROCESSORS = 132  # of an H100; others change how well the last round is filled, not results
@@ -16,6 +16,10 @@ _LINE = 128  # bytes of one line of a tile
 _MOST_PIECES = 64
 _LEAST_STEPS = 4  # of the depth in one piece
 _PARTIAL_COST = 24.0  # multiply-adds in the time that one partial sum takes to be written and read
+_WORDS: dict[Multiply, str] = {
+    "fma": "multiply-adds of its own type", "tf32": "tensor cores, factors of 10 bits",
+    "bf16": "tensor cores, bfloat16", "f16": "tensor cores, float16",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,16 +30,16 @@ class _Candidate:
     rate: float
 
 
-def _candidates(dtype: DType, tf32: bool) -> tuple[_Candidate, ...]:
-    depth = _LINE // dtype.size
-    if tf32 and dtype == DType.float32:
+def _candidates(multiply: Multiply, factor: DType) -> tuple[_Candidate, ...]:
+    depth = _LINE // factor.size
+    if multiply != "fma":
         return tuple(
-            _Candidate(ProductTile("tf32", rows, columns, depth, 3, own_rows, 32), rate)
+            _Candidate(ProductTile(multiply, rows, columns, depth, 3, own_rows, 32), rate)
             for rows, columns, own_rows, rate in (
                 (128, 128, 64, 1.0), (128, 64, 64, 0.85), (64, 128, 32, 0.85), (64, 64, 32, 0.7),
             )
         )  # fmt: skip
-    if dtype == DType.float64:
+    if factor is DType.float64:
         return (_Candidate(ProductTile("fma", 64, 64, depth, 3, 4, 4), 1.0),)
     return tuple(
         _Candidate(ProductTile("fma", rows, columns, depth, 3, 8, 8), rate)
@@ -44,21 +48,20 @@ def _candidates(dtype: DType, tf32: bool) -> tuple[_Candidate, ...]:
 
 
 def choose_tile(
-    batch: int, rows: int, columns: int, depth: int, dtype: DType, tf32: bool
+    batch: int, rows: int, columns: int, depth: int, multiply: Multiply, factor: DType
 ) -> tuple[ProductTile, int, str]:
     """The tile and the number of pieces of least cost, and what they come to, for people."""
     _, tile, pieces, rounds = min(
         (_cost(one, pieces, batch, rows, columns, depth)
-         for one in _candidates(dtype, tf32) for pieces in _pieces(one.tile, depth)),
+         for one in _candidates(multiply, factor) for pieces in _pieces(one.tile, depth)),
         key=lambda found: found[0],
     )  # fmt: skip
     blocks = batch * _parts(rows, tile.rows) * _parts(columns, tile.columns) * pieces
     shape = f"{tile.rows} x {tile.columns} x {tile.depth}"
     cut = f" in {pieces} pieces of the depth" if pieces > 1 else ""
-    words = {"fma": "multiply-adds of its own type", "tf32": "tensor cores, factors of 10 bits"}
     text = (
         f"batch {batch}, M {rows}, N {columns}, K {depth} by tiles of {shape}{cut}: "
-        f"{blocks} blocks, {rounds:.1f} rounds of {MULTIPROCESSORS}; {words[tile.multiply]}"
+        f"{blocks} blocks, {rounds:.1f} rounds of {MULTIPROCESSORS}; {_WORDS[tile.multiply]}"
     )
     return tile, pieces, text
 

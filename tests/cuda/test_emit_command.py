@@ -32,7 +32,7 @@ def test_a_step_is_written_compiled_and_described(
 ) -> None:
     choose(compiler, monkeypatch)
     folder = tmp_path / "out"
-    words = ["emit", *SMALL, "--arch", "sm_80,sm_90a", "--tf32", "-o", str(folder)]
+    words = ["emit", *SMALL, "--arch", "sm_80,sm_90a", "--dtype", "bf16", "-o", str(folder)]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     sources = sorted(p.name for p in folder.glob("*.cu"))

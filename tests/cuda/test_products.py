@@ -44,26 +44,27 @@ def products(seeded: np.random.Generator, dtype: str) -> tuple[list[Node], Feeds
 
 
 @pytest.mark.parametrize(
-    "kind", ["float32", "tf32", pytest.param("float64", marks=pytest.mark.slow)]
+    "kind", ["fp32", "tf32", "bf16", "fp16", pytest.param("float64", marks=pytest.mark.slow)]
 )
 def test_matrix_products(kind: str, seeded: np.random.Generator) -> None:
-    dtype = "float32" if kind == "tf32" else kind
-    program = check_on_emulator(*products(seeded, dtype), tf32=kind == "tf32")
-    sources = [k.source for k in program.kernels.values()]
-    assert all("by tiles of" in text for text in sources)
+    dtype, precision = (kind, "fp32") if kind == "float64" else ("float32", kind)
+    program = check_on_emulator(*products(seeded, dtype), precision=precision)
+    sources = [k.source for k in program.kernels.values() if "by tiles of" in k.source]
+    assert len(sources) == 4 * len(PRODUCTS)
     assert any("pieces of the depth" in text for text in sources)
-    assert ("gc_mma_tf32(" in sources[0]) == (kind == "tf32")
+    wrapper = {"tf32": "gc_mma_tf32(", "bf16": "gc_mma_bf16(", "fp16": "gc_mma_f16("}.get(kind)
+    assert all((wrapper or "sum[i][j] += a[i][lane] * b[j][lane]") in text for text in sources)
 
 
-@pytest.mark.parametrize("tf32", [False, True])
-def test_einsums_and_gradients(tf32: bool, seeded: np.random.Generator) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_einsums_and_gradients(precision: str, seeded: np.random.Generator) -> None:
     outputs: list[Node] = []
     feeds: Feeds = {}
     for text, *shapes in EINSUMS:
         inputs = [leaves.input(f"{text} {n}", s, "float32") for n, s in enumerate(shapes)]
         outputs += with_gradients(linear.einsum(text, *inputs), inputs, seeded)
         feeds |= {node.label: seeded.normal(size=node.shape).astype("f4") for node in inputs}
-    check_on_emulator(outputs, feeds, tf32=tf32)
+    check_on_emulator(outputs, feeds, precision=precision)
 
 
 GRID = [
@@ -71,8 +72,8 @@ GRID = [
 ] + [small_convolution(3, 1, 2, 1)]
 
 
-@pytest.mark.parametrize("tf32", [False, True])
-def test_convolutions(tf32: bool, seeded: np.random.Generator) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_convolutions(precision: str, seeded: np.random.Generator) -> None:
     outputs: list[Node] = []
     feeds: Feeds = {}
     for case in GRID:
@@ -80,7 +81,7 @@ def test_convolutions(tf32: bool, seeded: np.random.Generator) -> None:
         inputs = [leaves.input(f"{case.name} {n}", a.shape) for n, a in enumerate(arrays)]
         outputs += with_gradients(case.build(*inputs), inputs, seeded)
         feeds |= {node.label: array for node, array in zip(inputs, arrays, strict=True)}
-    program = check_on_emulator(outputs, feeds, tf32=tf32)
+    program = check_on_emulator(outputs, feeds, precision=precision)
     assert sum("by tiles of" in k.source for k in program.kernels.values()) > 20
 
 
@@ -141,7 +142,7 @@ def test_channels_between_convolutions_run_through_memory(seeded: np.random.Gene
 
 def test_tiles_follow_the_shape() -> None:
     def tile(*sizes: int) -> tuple[int, int, int]:
-        found, pieces, _ = choose_tile(*sizes, DType.float32, True)
+        found, pieces, _ = choose_tile(*sizes, "tf32", DType.float32)
         return found.rows, found.columns, pieces
 
     assert tile(1, 8192, 8192, 4096) == (128, 128, 1)
@@ -166,15 +167,25 @@ def vgg_layer() -> list[Node]:
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize(
+    ("precision", "instruction"),
+    [
+        ("fp32", "FFMA"),
+        ("tf32", "HMMA.1688.F32.TF32"),
+        ("bf16", "HMMA.16816.F32.BF16"),
+        ("fp16", "HMMA.16816.F32"),
+    ],
+)
 def test_a_layer_of_vgg_compiles_to_the_instructions_meant(
-    tf32: bool, architecture: str, tmp_path: Path
+    precision: str, instruction: str, architecture: str, tmp_path: Path
 ) -> None:
-    said = compile_with_nvcc(generated(vgg_layer(), tf32=tf32), architecture, tmp_path)
+    emitted = generated(vgg_layer(), precision=precision)
+    said = compile_with_nvcc(emitted, architecture, tmp_path)
     assert set(re.findall(r"(\d+) bytes spill stores", said)) == {"0"}
     assert set(re.findall(r"(\d+) bytes stack frame", said)) == {"0"}
     found = instructions(tmp_path / "whole.cubin")
     assert any(name.startswith("LDGSTS") for name in found)
     assert not any(name in ("LDL", "STL") for name in found)
-    assert any(name.startswith("HMMA.1688.F32.TF32") for name in found) == tf32
-    assert tf32 or found["FFMA"] > 500
+    assert found[instruction] > 100
+    assert precision == "fp32" or any(name.startswith("LDSM.16.M") for name in found)
+    assert precision in ("fp32", "tf32") or any("LDSM.16.MT88" in name for name in found)

@@ -141,7 +141,7 @@ class Copy:
         if moving.terms:
             offset += f" + {self.printer.index_text(moving)}"
         source, target = self.operand.buffer, self._target(at)
-        size = self.width * self.product.dtype.size
+        size = self.width * self.product.factor.size
         if not tests:
             return [*before, f"gc_cp_async{size}({target}, {source} + {offset});"]
         return [
@@ -164,7 +164,7 @@ class Copy:
         """An element that is computed and stored; it is seen after the next barrier."""
         name, tests = self.name, []
         flat = f"first_{name} + " + (f"({at})" if self.by_depth else f"{name}_place")
-        kind, printer = TYPES[self.product.dtype], self.printer
+        kind, printer = TYPES[self.product.factor], self.printer
         if self._overhangs():
             tests.append(f"{name}_flat < {self.extent}")
         if self.depth % self.product.tile.depth:
@@ -172,20 +172,22 @@ class Copy:
         value = printer.scalar_text(self.operand.value)
         own = printer.decode_lines(f"{name}_flat", self.operand.axes, words([value]), 0)
         lines = [f"const {printer.index} {name}_flat = {flat};"] if own or tests else []
-        text = f"{' && '.join(tests)} ? {value} : {kind}(0)" if tests else value
+        text = f"{' && '.join(tests)} ? {value} : {kind}{{}}" if tests else value
         return [*lines, *own, f"*({kind} *)({self._target(at)}) = {text};"]
 
     def _target(self, at: str) -> str:
-        size = self.product.dtype.size
+        size = self.product.factor.size
         if self.by_depth:
             return f"{self.name}_tile + gc_swizzle<128>(({at}) * 128 + {self.name}_place * {size})"
-        place = _outer_place(f"({at})", f"{self.name}_place", self.size)
+        place = outer_place(f"({at})", f"{self.name}_place", self.size, size)
         return f"{self.name}_tile + {place} * {size}"
 
 
-def _outer_place(depth: str, own: str, size: int) -> str:
-    """The element of a tile whose own axes run along a line; four lines lie in different banks."""
-    return f"({depth} * {size} + ({own} ^ ({depth} % 4 * 8)))"
+def outer_place(depth: str, own: str, line: int | str, size: int) -> str:
+    """The element of a tile whose own axes run along a line; what is read at once of 4 lines, or of
+    8 with elements of 16 bits, lies in different banks.
+    """
+    return f"({depth} * {line} + ({own} ^ ({depth} % {8 if size == 2 else 4} * 8)))"
 
 
 def _names(atom: Atom) -> frozenset[str]:

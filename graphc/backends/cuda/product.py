@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphc.backends.cuda.copies import Copy
+from graphc.backends.cuda.fragments import fetch_lines, spill_lines
 from graphc.backends.cuda.mapping import TYPES
 from graphc.backends.cuda.nest import nest_text, parameter_list
 from graphc.backends.cuda.printer import CudaPrinter, words
@@ -66,12 +67,13 @@ def product_source(routine: Routine, product: GridProduct) -> ProductSource:
     fma = tile.multiply == "fma"
     text = render(
         "cuda/product.cu.jinja", title=routine.title, reason=product.reason, name=routine.name,
-        parameters=parameter_list(parameters), threads=tile.threads, tile=tile, type=TYPES[dtype],
+        parameters=parameter_list(parameters), threads=tile.threads, tile=tile, type=TYPES[product.factor],
         index=printer.index, column_tiles=-(-n // tile.columns), steps=steps,
         batch=_batch_lines(printer, product, used), pieces=product.pieces > 1,
         steps_of_piece=-(-steps // product.pieces), rows=sides[0], columns=sides[1], fma=fma,
-        vector=16 // dtype.size, product=_multiplied(product), mma="gc_mma_tf32", mma_depth=8,
-        sum_type=TYPES[dtype], spill=_spill_lines(product), lanes=product.lanes,
+        vector=16 // product.factor.size, product="a[i][lane] * b[j][lane]",
+        mma=f"gc_mma_{tile.multiply}", mma_depth=32 // product.factor.size,
+        sum_type=TYPES[dtype], spill=spill_lines(product), lanes=product.lanes,
         edges=_edges(tile, m, n), epilogue=epilogue, finish=text_of_finish,
     )  # fmt: skip
     workspace = product.pieces * batch * m * n * dtype.size if product.finish is not None else 0
@@ -133,127 +135,11 @@ def _side(
         printer, product, operand, name, size, extent, depth, width, chunks,
         tile.threads // chunks, passes,
     )  # fmt: skip
-    fetch = _fetch_fma if tile.multiply == "fma" else _fetch_tf32
     words_ = {"depth": "neighbours of the depth", "outer": "neighbours along its own axes"}
     note = f"{width} {words_[operand.along]} at once" if width > 1 else "one element at once"
-    return _SideLines(name, note, copy.prepare_lines(), copy.load_lines(), fetch(product, name))
-
-
-def _fetch_fma(product: GridProduct, name: str) -> list[str]:
-    """A thread's own lines (or columns) of the tile, for LANES steps of the depth."""
-    rows = name == "rows"
-    operand = product.rows if rows else product.columns
-    letter, own, mine = ("a", "OWN_ROWS", "down") if rows else ("b", "OWN_COLUMNS", "across")
-    others, size = ("DOWN", "ROWS") if rows else ("ACROSS", "COLUMNS")
-    kind = TYPES[product.dtype]
-    if operand.along == "depth":
-        place = f"({mine} + i * {others}) * 128 + k * (int)sizeof({kind})"
-        source = f"(const {kind} *)({name}_tile + gc_swizzle<128>({place}))"
-        return [
-            "#pragma unroll",
-            f"for (int i = 0; i < {own}; i++)",
-            f"  {letter}[i] = gc_load_lanes<LANES>({source});",
-        ]
-    turned = f"((i * {others} + {mine}) * LANES) ^ ((k + lane) % 4 * 8)"
-    place = f"(k + lane) * {size} + ({turned})"
-    return [
-        "#pragma unroll",
-        "for (int lane = 0; lane < LANES; lane++)",
-        "#pragma unroll",
-        f"  for (int i = 0; i < {own} / LANES; i++) {{",
-        f"    const gc_lanes<{kind}, LANES> found =",
-        f"        gc_load_lanes<LANES>((const {kind} *){name}_tile + {place});",
-        "#pragma unroll",
-        f"    for (int own = 0; own < LANES; own++) {letter}[i * LANES + own][lane] = found[own];",
-        "  }",
-    ]
-
-
-def _multiplied(product: GridProduct) -> str:
-    return "a[i][lane] * b[j][lane]"
-
-
-def _fetch_tf32(product: GridProduct, name: str) -> list[str]:
-    """A warp's fragments of the tile for 8 steps of the depth, rounded to 10 bits."""
-    rows = name == "rows"
-    operand = product.rows if rows else product.columns
-    if operand.along == "depth":
-        return _FRAGMENTS_BY_DEPTH[name]
-    size = "ROWS" if rows else "COLUMNS"
-    count, words_ = ("OWN_ROWS / 16", 4) if rows else ("OWN_COLUMNS / 8", 2)
-    own = (
-        "warp_row + i * 16 + lane / 4 + part % 2 * 8" if rows else "warp_column + i * 8 + lane / 4"
+    return _SideLines(
+        name, note, copy.prepare_lines(), copy.load_lines(), fetch_lines(product, name)
     )
-    step = "part / 2 * 4" if rows else "part * 4"
-    letter = "a" if rows else "b"
-    return [
-        "#pragma unroll",
-        f"for (int i = 0; i < {count}; i++)",
-        "#pragma unroll",
-        f"  for (int part = 0; part < {words_}; part++) {{",
-        f"    const int own = {own}, depth = k + lane % 4 + {step};",
-        f"    const float *const found = (const float *){name}_tile;",
-        f"    {letter}[i][part] = gc_to_tf32(found[depth * {size} + (own ^ (lane % 4 * 8))]);",
-        "  }",
-    ]
-
-
-_FRAGMENTS_BY_DEPTH = {
-    "rows": [
-        "#pragma unroll",
-        "for (int i = 0; i < OWN_ROWS / 16; i++) {",
-        "  const int own = warp_row + i * 16 + lane % 16;",
-        "  gc_ldmatrix_x4(a[i], rows_tile + gc_swizzle<128>(own * 128 + (k + lane / 16 * 4) * 4));",
-        "#pragma unroll",
-        "  for (int part = 0; part < 4; part++)",
-        "    a[i][part] = gc_to_tf32(__uint_as_float(a[i][part]));",
-        "}",
-    ],
-    "columns": [
-        "#pragma unroll",
-        "for (int i = 0; i < OWN_COLUMNS / 16; i++) {",
-        "  const int own = warp_column + i * 16 + lane % 8 + lane / 16 * 8;",
-        "  gc_uint32 two[4];",
-        "  gc_ldmatrix_x4(two,",
-        "                 columns_tile + gc_swizzle<128>(own * 128 + (k + lane / 8 % 2 * 4) * 4));",
-        "#pragma unroll",
-        "  for (int part = 0; part < 4; part++)",
-        "    b[2 * i + part / 2][part % 2] = gc_to_tf32(__uint_as_float(two[part]));",
-        "}",
-    ],
-}
-
-
-def _spill_lines(product: GridProduct) -> list[str]:
-    """A thread's sums into the finished tile."""
-    if product.tile.multiply != "fma":
-        return [
-            "#pragma unroll",
-            "for (int i = 0; i < OWN_ROWS / 16; i++)",
-            "#pragma unroll",
-            "  for (int j = 0; j < OWN_COLUMNS / 8; j++)",
-            "#pragma unroll",
-            "    for (int part = 0; part < 4; part++) {",
-            "      const int tile_row = warp_row + i * 16 + lane / 4 + part / 2 * 8;",
-            "      const int tile_column = warp_column + j * 8 + lane % 4 * 2 + part % 2;",
-            "      sums[tile_row * SUMS_LINE + tile_column] = sum[i][j][part];",
-            "    }",
-        ]
-    row = _own_place(product.rows, "i", "down", "DOWN")
-    column = _own_place(product.columns, "j", "across", "ACROSS")
-    return [
-        "#pragma unroll",
-        "for (int i = 0; i < OWN_ROWS; i++)",
-        "#pragma unroll",
-        "  for (int j = 0; j < OWN_COLUMNS; j++)",
-        f"    sums[({row}) * SUMS_LINE + {column}] = sum[i][j];",
-    ]
-
-
-def _own_place(operand: Operand, number: str, mine: str, others: str) -> str:
-    if operand.along == "depth":
-        return f"{mine} + {number} * {others}"
-    return f"({number} / LANES * {others} + {mine}) * LANES + {number} % LANES"
 
 
 def _epilogue_lines(printer: CudaPrinter, product: GridProduct) -> list[str]:
