@@ -99,12 +99,13 @@ def _words_turned(product: GridProduct, name: str) -> list[str]:
     if rows:
         own = "warp_row + i * 16 + lane / 4 + part % 2 * 8"
     step = "part / 2 * 4" if rows else "part * 4"
+    letter, place = "a" if rows else "b", outer_place("depth", "own", line, 4)
     lines = [
         "#pragma unroll",
         f"for (int part = 0; part < {words}; part++) {{",
         f"  const int own = {own}, depth = k + lane % 4 + {step};",
         f"  const float *const found = (const float *){name}_tile;",
-        f"  {'a' if rows else 'b'}[i][part] = gc_to_tf32(found[{outer_place('depth', 'own', line, 4)}]);",
+        f"  {letter}[i][part] = gc_to_tf32(found[{place}]);",
         "}",
     ]
     return _each(count, lines)
