@@ -42,6 +42,9 @@ def assign_layouts(
             leader = kernel.nodes[0].dtype.arithmetic
             lanes = block.lanes(leader) if block is not None else node.shape[dimension]
             wishes.setdefault(places[node], set()).add(fitting(node, dimension, lanes))
+    if block is None:
+        for node, dimension in filter(None, map(_filter_wish, kernels)):
+            wishes.setdefault(places[node], {fitting(node, dimension, node.shape[dimension])})
     chosen = {p: one for p, (one, *more) in wishes.items() if one is not None and not more}
     _spread(kernels, places, set(wishes), chosen, fitting, whole=block is None)
     return [
@@ -66,6 +69,21 @@ def _wishes(kernel: KernelPlan) -> list[tuple[Node, int]]:
         across = [a.name for a in equation.axes].index(roles.result)
         found += [(node, across) for node in kernel.stored]
     return found
+
+
+def _filter_wish(kernel: KernelPlan) -> tuple[Node, int] | None:
+    """The filters of a convolution, and the channel over which it sums: that of its input, as the
+    first kernel that reads them has it.
+    """
+    leader = kernel.nodes[0]
+    equation = leader.op_equation()
+    roles = channel_roles(equation)
+    if roles is None or roles.result is None:
+        return None
+    ((pixels, channel),) = roles.reads
+    read = equation.reads[1 - pixels]
+    names = [index.single_name for index in read.index]
+    return leader.inputs[read.operand], names.index(channel)
 
 
 def _free_places(graph: Graph, buffers: Sequence[Buffer], places: Mapping[Node, int]) -> set[int]:

@@ -68,7 +68,8 @@ def product_source(routine: Routine, product: GridProduct) -> ProductSource:
     text = render(
         "cuda/product.cu.jinja", title=routine.title, reason=product.reason, name=routine.name,
         parameters=parameter_list(parameters), threads=tile.threads, tile=tile,
-        type=TYPES[product.factor], index=printer.index, column_tiles=-(-n // tile.columns), steps=steps,
+        type=TYPES[product.factor], index=printer.index, column_tiles=-(-n // tile.columns),
+        steps=steps,
         batch=_batch_lines(printer, product, used), pieces=product.pieces > 1,
         steps_of_piece=-(-steps // product.pieces), rows=sides[0], columns=sides[1], fma=fma,
         vector=16 // product.factor.size, product="a[i][lane] * b[j][lane]",
