@@ -25,6 +25,7 @@ from graphc.backends.cuda.driver import (
 from graphc.backends.cuda.gpu import Gpu, packed_arguments
 from graphc.backends.cuda.libcuda import LibCuda
 from graphc.errors import CompilerBug, ToolchainError, UserError
+from tests.compiled import run_python
 from tests.cuda.fake_pycuda import FakeCuda
 from tests.cuda.test_programs import feeds, small_step
 
@@ -225,3 +226,28 @@ def test_what_is_missing_is_named_with_its_remedy(
     with pytest.raises(ToolchainError, match=message) as error:
         Gpu()
     assert "target='cuda-emu'" in str(error.value)
+
+
+WITHOUT_GPU = """
+import ctypes, sys
+sys.modules["pycuda"] = None
+load = ctypes.CDLL.__init__
+def refuse(self, name, *rest, **settings):
+    assert "libcuda" not in str(name), "libcuda was looked for"
+    return load(self, name, *rest, **settings)
+ctypes.CDLL.__init__ = refuse
+import numpy as np
+import graphc as gx
+from click.testing import CliRunner
+from graphc.cli import main
+x, w = gx.input("x", (4, 3)), gx.parameter("w", (2, 3))
+step = gx.training_step(gx.mean(gx.square(gx.dense(x, w))), gx.SGD(0.1))
+assert step(x=np.ones((4, 3), np.float32))[0] > 0
+shown = CliRunner().invoke(main, ["show", "lenet5", "--stage", "schedule"])
+assert shown.exit_code == 0, shown.output
+print("fine")
+"""
+
+
+def test_nothing_but_the_target_looks_for_a_gpu() -> None:
+    assert run_python(WITHOUT_GPU).strip() == "fine"
