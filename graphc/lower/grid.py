@@ -39,6 +39,7 @@ from graphc.lower.tiles import Group
 from graphc.passes.classify import contraction_factors
 
 _MANY_PRODUCTS = 1 << 12  # here neighbours share what they read, so that caches serve them
+_MOST_BATCHES = (1 << 16) - 1  # blocks along y
 _WIDE = 1 << 31  # places from here on need 64 bits
 
 
@@ -58,12 +59,14 @@ def lower_to_grid(schedule: Schedule, *, tf32: bool = False) -> tuple[Routine, .
 
 
 def grid_product(group: Group, tf32: bool) -> GridProduct | None:
-    """The product of a kernel's leader; None where its type has no product."""
+    """The product of a kernel's leader; None where its type has none, or a grid too few blocks."""
     if not group.nodes[0].dtype.is_float:
         return None
     nest = nest_plan(in_phases(group) or group)
     factors = contraction_factors(nest.stages[0].equation)
     assert factors is not None
+    if _extent(factors.batch) > _MOST_BATCHES:
+        return None
     return build_product(nest, factors, _sizes(group), tf32)
 
 

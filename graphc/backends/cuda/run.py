@@ -81,7 +81,7 @@ class DeviceProgram(Program):
             if buffer.storage == "feed" and array is not None:
                 array.write(self._feed(buffer.node, feeds))
         if seconds is None:
-            self._replay()
+            self.replay()
         else:
             self._profile(seconds)
         results = [self._result(node) for node in self.schedule.graph.outputs]
@@ -96,8 +96,11 @@ class DeviceProgram(Program):
             spent = self.driver.seconds(partial(self._launch, launch))
             seconds[numbers[launch.routine]] += spent
 
-    def _replay(self) -> None:
-        """All kernels in order, as one graph that is made at the first call."""
+    def replay(self) -> None:
+        """Launch all kernels on what was fed last, as one graph that is made at the first call.
+
+        For measurements: nothing is copied, and nobody waits.
+        """
         if self._graph is None:
             self.driver.begin_capture()
             for launch in self._launches:
