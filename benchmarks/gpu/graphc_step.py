@@ -1,4 +1,4 @@
-"""The training step of VGG16 through graphc: its time, each kernel's, its memory and its numbers."""
+"""VGG16's training step through graphc: its time, each kernel's, its memory, its numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from graphc.train.network import Network, build_model, classifier, make_optimize
 from graphc.train.step import TrainingStep, training_step
 
 REPLAYS = 30
-DOUBLE = {"dtype": "float64"}
 
 
 @dataclass(frozen=True)
