@@ -35,7 +35,6 @@ class FakeCuda:
         self.contexts = 0
         self.memory: dict[int, DeviceMemory] = {}
         self.Device = self._device
-        self._device.count = lambda: 1  # type: ignore[attr-defined]
 
     class _Allocation(int):
         """A DeviceAllocation: its address is its value."""
