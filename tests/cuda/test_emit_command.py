@@ -26,7 +26,7 @@ def choose(compiler: str, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("GRAPHC_CUDA_COMPILER", compiler)
 
 
-@pytest.mark.parametrize("compiler", ["nvcc", "nvrtc"])
+@pytest.mark.parametrize("compiler", [pytest.param("nvcc", marks=pytest.mark.slow), "nvrtc"])
 def test_a_step_is_written_compiled_and_described(
     compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

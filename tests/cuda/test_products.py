@@ -186,6 +186,6 @@ def test_a_layer_of_vgg_compiles_to_the_instructions_meant(
     found = instructions(tmp_path / "whole.cubin")
     assert any(name.startswith("LDGSTS") for name in found)
     assert not any(name in ("LDL", "STL") for name in found)
-    assert found[instruction] > 100
+    assert found[instruction] >= 64
     assert precision == "fp32" or any(name.startswith("LDSM.16.M") for name in found)
     assert precision in ("fp32", "tf32") or any("LDSM.16.MT88" in name for name in found)
