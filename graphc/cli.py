@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,9 +19,10 @@ from graphc.compiler import TARGETS
 from graphc.dsl.models import MODELS
 from graphc.errors import ToolchainError, UserError
 from graphc.inspect.doctor import examine, report
+from graphc.inspect.emitted import emit_step
 from graphc.inspect.highlight import paint_c
 from graphc.inspect.show import STAGES, show
-from graphc.inspect.subject import file_subject, model_subject
+from graphc.inspect.subject import Subject, file_subject, model_subject
 from graphc.inspect.summary import summarise
 from graphc.train.choose import choose_model
 from graphc.train.data import SPECS, load
@@ -185,18 +187,32 @@ def show_command(
 
     FILE.py declares its own network: it assigns `loss`, `outputs` or both outside of any function.
     """
-    optimizer = make_optimizer(given["optimizer"], None, given["momentum"], given["weight_decay"])
-    kernels = {"exact": given["exact"], "precision": _precision(given)}
-    if network in MODELS:
-        net = build_model(network, _model_options(given))
-        subject = model_subject(net, given["batch"], optimizer, **kernels)
-    elif network.endswith(".py"):
-        subject = file_subject(network, optimizer, **kernels)
-    else:
-        raise UserError(_no_network(network))
+    subject = _subject(network, given)
     if tuned:
         subject = replace(subject, tuned_for=thread_count(threads))
     click.echo(show(subject, stage, node, as_json, paint_c))
+
+
+@main.command("emit")
+@click.argument("network", metavar="MODEL|FILE.py")
+@click.option("--target", type=click.Choice(["cuda"]), default="cuda", show_default=True)
+@click.option(
+    "--arch", default="sm_80,sm_90a", show_default=True, help="Architectures, with commas between."
+)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A folder.")
+@with_options(STEP_OPTIONS)
+@with_options(MODEL_OPTIONS)
+def emit_command(network: str, target: str, arch: str, output: Path, **given: Any) -> None:
+    """Write the CUDA of a model's training step, compile it, and list what its kernels take.
+
+    No GPU is needed, only nvcc or NVRTC.
+    """
+    with make_reporter() as reporter:
+        text = emit_step(
+            _subject(network, given), arch.split(","), output, progress=reporter.compiling,
+        )  # fmt: skip
+    click.echo(text)
+    click.echo(f"CUDA sources: {output}")
 
 
 @main.command("summary")
@@ -215,6 +231,18 @@ def doctor_command() -> None:
     click.echo(report(checks))
     if any(check.needed and check.fix for check in checks):
         sys.exit(1)
+
+
+def _subject(network: str, given: dict[str, Any]) -> Subject:
+    """The step of a model, or of what a file declares."""
+    optimizer = make_optimizer(given["optimizer"], None, given["momentum"], given["weight_decay"])
+    kernels = {"exact": given["exact"], "precision": _precision(given)}
+    if network in MODELS:
+        net = build_model(network, _model_options(given))
+        return model_subject(net, given["batch"], optimizer, **kernels)
+    if network.endswith(".py"):
+        return file_subject(network, optimizer, **kernels)
+    raise UserError(_no_network(network))
 
 
 def _model_options(given: dict[str, Any]) -> dict[str, Any]:

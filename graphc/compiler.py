@@ -43,17 +43,17 @@ def compile_graph(
         outputs: the nodes whose values a call returns.
         assignments: values that parameters and states take after each call.
         target: "c"; "cuda", an NVIDIA GPU; "cuda-emu", the same text on this processor, strict.
-        name: names the folder of the generated sources.
-        parameters: arrays by name to use (and update) in place instead of initialising new ones;
-            pass another program's ``parameters`` to share them. On a device only a device's arrays
-            are shared; NumPy arrays are what it starts from.
+        name: of the folder of the sources.
+        parameters: arrays by name to use (and update) in place, such as another program's
+            ``parameters``. A device starts from copies of NumPy arrays, and shares its own.
         seed: of the initialisers.
         threads: OpenMP threads; by default one for each available core.
         exact: compute every convolution as the sum that its equation says; otherwise short
             windows are computed by tiles (Winograd), faster and with a rounding error of about
-            1e-6 instead of 3e-7 (``graphc show --stage schedule`` has bounds). Devices always do.
+            1e-6 instead of 3e-7 (``graphc show --stage schedule``). Devices always do.
         precision: "bf16" or "fp16" stores what lies between kernels in 16 bits, by the rules of
             ``passes/precision.py``; inputs, parameters, states and outputs stay as declared.
+            "tf32" lets a device read 10 bits of each factor of a float32 product.
         tune: seconds to search for the fastest way to compute each contraction here, within the
             same limit on rounding errors. Choices are cached: the next search goes on where this
             one ended; 0 takes them and searches nothing. By default they are not looked at.
@@ -77,7 +77,7 @@ def compile_graph(
         return HostProgram(schedule, routines, emitted, library, limits, given, seed, threads)
     device = open_device(target)
     schedule = make_schedule(graph)
-    routines = lower_to_grid(schedule)
+    routines = lower_to_grid(schedule, tf32=precision == "tf32")
     kernels = emit_cuda(schedule, routines)
     module = device.load(kernels.files, name, progress)
     return DeviceProgram(device, schedule, routines, kernels, module, limits, given, seed)

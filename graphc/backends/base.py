@@ -18,7 +18,7 @@ from graphc.dsl.init import he_normal
 from graphc.errors import UserError, user_error
 from graphc.evaluate import fed_array
 from graphc.ir.graph import Node
-from graphc.ir.loops import Routine
+from graphc.ir.routine import Routine
 from graphc.ir.schedule import Schedule
 from graphc.ir.types import holds_numbers
 from graphc.ops.messages import brief, describe

@@ -16,6 +16,7 @@ from pathlib import Path
 from graphc.backends.base import thread_count
 from graphc.backends.c.cache import build_root
 from graphc.backends.c.toolchain import INSTALL_HINT, find_toolchain
+from graphc.backends.cuda.device import open_device
 from graphc.errors import ToolchainError, UserError
 from graphc.inspect.table import binary_bytes
 
@@ -143,7 +144,20 @@ def _cuda() -> list[Check]:
         ),
         _optional("CUDA compiler", compiler, "pip install nvidia-cuda-nvrtc"),
         _optional("PyCUDA", _version("pycuda"), "pip install 'graphc-compiler[cuda]'"),
+        *_gpu(),
+        _optional("CUDA emulator", shutil.which("g++") or "", "apt-get install g++"),
     ]
+
+
+def _gpu() -> list[Check]:
+    """The GPU, where all that it needs is there."""
+    if not (_has_driver() and _version("pycuda")):
+        return []
+    try:
+        return [Check("GPU", open_device("cuda").name)]
+    except ToolchainError as error:
+        first, *rest = (line.strip() for line in str(error).splitlines())
+        return [Check("GPU", first, rest[0] if rest else "")]
 
 
 def _optional(name: str, found: str, fix: str) -> Check:

@@ -13,7 +13,7 @@ from graphc.inspect.subject import Subject
 from graphc.inspect.text import document_text
 from graphc.ir.graph import Node
 from graphc.ir.layout import layout_text
-from graphc.ir.loops import Routine
+from graphc.ir.routine import Routine
 from graphc.ir.schedule import Buffer, KernelPlan
 from graphc.ir.show import equation_text
 from graphc.ir.types import element_count

@@ -16,7 +16,7 @@ from graphc.backends.c.toolchain import find_toolchain
 from graphc.dsl.model import Model
 from graphc.errors import ToolchainError, UserError
 from graphc.ir.graph import Assignment, Graph, Node, topological
-from graphc.ir.loops import Routine
+from graphc.ir.routine import Routine
 from graphc.ir.schedule import Schedule
 from graphc.ir.types import DType
 from graphc.lower.routines import lower

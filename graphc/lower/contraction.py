@@ -100,7 +100,7 @@ def _panel_type(stage: Stage, factors: Factors, block: BlockSizes) -> DType:
     if not block.pairs or dtype is not DType.float32:
         return dtype
     for factor in (factors.rows, factors.columns):
-        accesses = _factor_accesses(stage, factor)
+        accesses = factor_accesses(stage, factor)
         if len(accesses) != 1 or factor.body not in map(read_symbol, range(len(stage.reads))):
             return dtype
         if accesses[0].dtype is not DType.bfloat16 or accesses[0].fill != 0:
@@ -118,7 +118,8 @@ def _in_halves(
     )
 
 
-def _factor_accesses(stage: Stage, factor: Factor) -> list[Access]:
+def factor_accesses(stage: Stage, factor: Factor) -> list[Access]:
+    """The reads of one factor of the product."""
     symbols = factor.body.free_symbols
     return [
         read for number, read in enumerate(stage.reads)
@@ -126,7 +127,8 @@ def _factor_accesses(stage: Stage, factor: Factor) -> list[Access]:
     ]  # fmt: skip
 
 
-def _factor_conditions(stage: Stage, factor: Factor) -> tuple[Condition, ...]:
+def factor_conditions(stage: Stage, factor: Factor) -> tuple[Condition, ...]:
+    """Where one factor of the product is not 0."""
     return equation_conditions(factor.guards, stage.equation.extents)
 
 
@@ -136,7 +138,7 @@ def _skipped(stage: Stage, factors: Factors) -> tuple[Condition, ...]:
     conditions = [
         condition
         for factor in (factors.rows, factors.columns)
-        for condition in _factor_conditions(stage, factor)
+        for condition in factor_conditions(stage, factor)
     ]
     return tuple(dict.fromkeys(c for c in conditions if c.index.names <= names))
 
@@ -151,8 +153,8 @@ def _merge_depth(
     offsets: list[Index] = []
     conditions: list[Condition] = []
     for factor in (factors.rows, factors.columns):
-        conditions += _factor_conditions(stage, factor)
-        for one in _factor_accesses(stage, factor):
+        conditions += factor_conditions(stage, factor)
+        for one in factor_accesses(stage, factor):
             offsets.append(one.offset)
             conditions += one.conditions
     names = set().union(*(c.index.names for c in skipped))
@@ -167,8 +169,8 @@ def _pack(
     stored: bool = False,
 ) -> Pack:  # fmt: skip
     dtype = stage.node.dtype.arithmetic
-    accesses = _factor_accesses(stage, factor)
-    guards = _factor_conditions(stage, factor)
+    accesses = factor_accesses(stage, factor)
+    guards = factor_conditions(stage, factor)
     conditions = [*guards, *(c for a in accesses for c in a.conditions)]
     merged = merge_axes(axes, [a.offset for a in accesses], conditions, namer)
     values = depth.values | merged.values

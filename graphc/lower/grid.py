@@ -7,12 +7,15 @@ threads; what its workers found is combined pairwise in an order that the shape 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from graphc.errors import CompilerBug
-from graphc.ir.loops import Combine, GridNest, Routine, Statement, Team, TeamLoop
+from graphc.ir.grid import GridNest, GridProduct
+from graphc.ir.loops import Combine, Statement, TeamLoop
+from graphc.ir.routine import Body, Routine
 from graphc.ir.schedule import KernelPlan, Schedule
 from graphc.ir.types import Axis, element_count
-from graphc.lower.access import Access, Merged
+from graphc.lower.access import Merged
 from graphc.lower.lanes import in_lanes
 from graphc.lower.names import RESERVED_ON_DEVICE, Namer
 from graphc.lower.nest import (
@@ -22,41 +25,61 @@ from graphc.lower.nest import (
     stage_statements,
     store_statements,
 )
+from graphc.lower.products import build_product
 from graphc.lower.reduction import (
     Parts,
     Stage,
     combine_statements,
-    merge_window,
     reduction_parts,
     sibling_blocks,
 )
-from graphc.lower.routines import lower_kernel, nest_plan
+from graphc.lower.routines import in_phases, lower_kernel, nest_plan
+from graphc.lower.teams import choose_team, one_each
 from graphc.lower.tiles import Group
+from graphc.passes.classify import contraction_factors
 
-BLOCK = 256  # threads of a block
-WARP = 32
-_FEW_TERMS = 2 * WARP  # a thread adds so many alone
-_MANY = 1 << 16  # outputs that fill a device with one thread each
 _MANY_PRODUCTS = 1 << 12  # here neighbours share what they read, so that caches serve them
-_LONG = 1 << 10  # terms that a whole block shares
+_MOST_BATCHES = (1 << 16) - 1  # blocks along y
 _WIDE = 1 << 31  # places from here on need 64 bits
 
 
-def lower_to_grid(schedule: Schedule) -> tuple[Routine, ...]:
-    """Routines of all kernels for a device, in execution order."""
+def lower_to_grid(schedule: Schedule, *, tf32: bool = False) -> tuple[Routine, ...]:
+    """Routines of all kernels for a device, in execution order.
+
+    ``tf32`` lets products of float32 take tensor cores, which read 10 bits of each factor.
+    """
+
+    def body(plan: KernelPlan, group: Group) -> Body:
+        product = grid_product(group, tf32) if plan.strategy == "contraction" else None
+        return product or grid_nest(plan, group)
+
     return tuple(
-        lower_kernel(plan, schedule, Namer(RESERVED_ON_DEVICE), grid_nest)
-        for plan in schedule.kernels
+        lower_kernel(plan, schedule, Namer(RESERVED_ON_DEVICE), body) for plan in schedule.kernels
     )
+
+
+def grid_product(group: Group, tf32: bool) -> GridProduct | None:
+    """The product of a kernel's leader; None where its type has none, or a grid too few blocks."""
+    if not group.nodes[0].dtype.is_float:
+        return None
+    nest = nest_plan(in_phases(group) or group)
+    factors = contraction_factors(nest.stages[0].equation)
+    assert factors is not None
+    if _extent(factors.batch) > _MOST_BATCHES:
+        return None
+    return build_product(nest, factors, _sizes(group), tf32)
+
+
+def _sizes(group: Group) -> list[int]:
+    return [element_count(array.layout.shape) for array in group.arrays.values()]
 
 
 def grid_nest(plan: KernelPlan, group: Group) -> GridNest:
     """The nest of a kernel's nodes."""
-    nest = nest_plan(group)
+    nest = _by_memory(nest_plan(group))
     merged = merge_outputs(nest)
     blocks = sibling_blocks(nest.stages)
-    places = [element_count(array.layout.shape) for array in group.arrays.values()]
-    wide = max([_extent(merged.axes), *places]) >= _WIDE
+    wide = max([_extent(merged.axes), *_sizes(group)]) >= _WIDE
     team, reason = choose_team(blocks, merged, nest.namer)
     if plan.strategy == "contraction" and _extent(merged.axes) >= _MANY_PRODUCTS:
         team, reason = one_each(_extent(merged.axes)), "a thread for each sum of products"
@@ -75,51 +98,13 @@ def grid_nest(plan: KernelPlan, group: Group) -> GridNest:
     return GridNest(merged.axes, team, tuple(statements), (), wide, reason)
 
 
-def one_each(count: int) -> Team:
-    """Whole warps, a thread for each of ``count`` outputs, as far as they fit into a block."""
-    return Team(1, min(BLOCK, -(-count // WARP) * WARP), "outputs")
-
-
-def choose_team(
-    blocks: Sequence[Sequence[Stage]], merged: Merged, namer: Namer
-) -> tuple[Team, str]:
-    """How many threads share a window, and what neighbouring threads are, with the reason.
-
-    Neighbouring threads should touch neighbouring elements: workers where the window's last axis
-    runs through memory, outputs where theirs does.
-    """
-    results = _extent(merged.axes)
-    reductions = [b for b in blocks if not b[0].equation.is_map]
-    terms = max((_terms(b[0]) for b in reductions), default=1)
-    if terms <= _FEW_TERMS:
-        return one_each(results), "a thread for each output"
-    along_window, along_outputs = _unit_steps(reductions, merged, namer)
-    if along_window >= along_outputs:
-        workers = WARP if terms <= _LONG or results >= _MANY else BLOCK
-        outputs = min(BLOCK // workers, _power_above(results))
-        team = Team(workers, outputs, "workers")
-        return team, f"{workers} threads share the {terms} terms of an output, neighbours in memory"
-    if results >= _MANY:
-        return one_each(results), "a thread for each output, neighbours in memory"
-    workers = 8 if terms <= _LONG else 32
-    team = Team(workers, WARP, "outputs")
-    return team, f"{workers} threads share the {terms} terms of an output, 32 outputs side by side"
-
-
-def _unit_steps(
-    reductions: Sequence[Sequence[Stage]], merged: Merged, namer: Namer
-) -> tuple[int, int]:
-    """How many reads walk memory along the window's last axis, and along the outputs'."""
-    along_window = along_outputs = 0
-    for block in reductions:
-        inner = merge_window(block[0], merged, namer)
-        for read in block[0].reads:
-            if not isinstance(read, Access):
-                continue
-            offset = read.offset.substitute(merged.values).substitute(inner.values)
-            along_window += bool(inner.axes) and abs(offset.coefficient(inner.axes[-1].name)) == 1
-            along_outputs += bool(merged.axes) and offset.coefficient(merged.axes[-1].name) == 1
-    return along_window, along_outputs
+def _by_memory(nest: NestPlan) -> NestPlan:
+    """Outputs in the order in which they lie, so that neighbouring threads store neighbours."""
+    offset = nest.stores[0][1]
+    if not offset.is_affine:
+        return nest
+    axes = sorted(nest.axes, key=lambda axis: -abs(offset.coefficient(axis.name)))
+    return replace(nest, axes=tuple(axes))
 
 
 def _shared(
@@ -151,13 +136,5 @@ def _check_apart(stage: Stage, plan: NestPlan) -> None:
         raise CompilerBug(f"{stage.node!r} reduces over a value of its own kernel")
 
 
-def _terms(stage: Stage) -> int:
-    return _extent(stage.equation.reduce_axes)
-
-
 def _extent(axes: Sequence[Axis]) -> int:
     return element_count(tuple(a.extent for a in axes))
-
-
-def _power_above(count: int) -> int:
-    return 1 << max(0, count - 1).bit_length()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from graphc.ir.index import Index, axis_index
 from graphc.ir.loops import Assign, Declare, LoadLanes, Loop, Statement, Store, StoreLanes
-from graphc.ir.scalar import Call, Element, Inside, Load, Number, Position, Scalar
+from graphc.ir.scalar import Call, Element, Inside, Load, Number, Scalar
 from graphc.ir.types import Axis, DType
 from graphc.lower.access import Merged
 from graphc.lower.names import Namer
@@ -36,7 +36,7 @@ def in_lanes(
     step = {last.name: axis_index(last.name) * count + axis_index(lane.name)}
     split = Merged((), {**step, **{n: v.substitute(step) for n, v in merged.values.items()}})
     maps = [map_statement(block[0], split) for block in blocks]
-    body = _moved([*maps, *store_statements(plan, split)], lane, plan.namer)
+    body = moved_lanes([*maps, *store_statements(plan, split)], lane, plan.namer)
     if body is None:
         return None
     return (*merged.axes[:-1], Axis(last.name, last.extent // count)), body, count
@@ -48,60 +48,74 @@ def _types(stage: Stage) -> Iterator[DType]:
         yield operand.dtype
 
 
-def _moved(
-    statements: Sequence[Statement], lane: Axis, namer: Namer
-) -> tuple[Statement, ...] | None:
-    """Loads before the lanes, stores after them, arithmetic lane by lane."""
-    loads: dict[Load, LoadLanes] = {}
+def moved_lanes(
+    statements: Sequence[Statement], lane: Axis, namer: Namer,
+    multiples: frozenset[str] = frozenset(),
+) -> tuple[Statement, ...] | None:  # fmt: skip
+    """Loads before the lanes, stores after them, arithmetic lane by lane; None if one cannot move.
+
+    ``multiples`` are axes that only take multiples of the number of lanes.
+    """
+    known = _Lanes(lane, namer, multiples)
     stores: list[StoreLanes] = []
     before: list[Statement] = []
     inside: list[Statement] = []
     for statement in statements:
         assert isinstance(statement, Declare | Store)
-        value = _with_lanes(statement.value, lane, namer, loads, guarded=False)
+        value = known.moved(statement.value, guarded=False)
         if value is None:
             return None
         if isinstance(statement, Declare):
             inside.append(replace(statement, value=value))
             continue
-        offset = _first(statement.offset, lane)
+        offset = known.first(statement.offset)
         if offset is None:
             return None
         name = namer.name(f"{statement.buffer}_lanes")
         before.append(Declare(name, value.dtype, Number(0, value.dtype), True, lane.extent))
         inside.append(Assign(name, value, axis_index(lane.name)))
         stores.append(StoreLanes(statement.buffer, offset, name, lane.extent))
-    return (*loads.values(), *before, Loop(lane, tuple(inside), unroll=True), *stores)
+    return (*known.loads.values(), *before, Loop(lane, tuple(inside), unroll=True), *stores)
 
 
-def _first(offset: Index, lane: Axis) -> Index | None:
-    """The offset of lane 0 where lanes are neighbours from a multiple of their number on."""
-    rest = offset + axis_index(lane.name) * -1
-    aligned = rest.const % lane.extent == 0 and all(c % lane.extent == 0 for _, c in rest.terms)
-    return rest if aligned and lane.name not in rest.names else None
+@dataclass
+class _Lanes:
+    """The loads that move with the lane, as vectors."""
 
+    lane: Axis
+    namer: Namer
+    multiples: frozenset[str]
+    loads: dict[Load, LoadLanes] = field(default_factory=dict)
 
-def _with_lanes(
-    value: Scalar, lane: Axis, namer: Namer, loads: dict[Load, LoadLanes], *, guarded: bool
-) -> Scalar | None:
-    """The value with vectors in place of loads that move with the lane; None if one cannot.
+    def first(self, offset: Index) -> Index | None:
+        """The offset of lane 0 where lanes are neighbours from a multiple of their number on."""
+        count, rest = self.lane.extent, offset + axis_index(self.lane.name) * -1
+        aligned = all(c % count == 0 or atom in self.multiples for atom, c in rest.terms)
+        apart = self.lane.name not in rest.names
+        return rest if aligned and apart and rest.const % count == 0 else None
 
-    A load behind a test of its index may lie outside of its array, so it is not moved.
-    """
-    if isinstance(value, Load):
-        if lane.name not in value.offset.names:
+    def moved(self, value: Scalar, *, guarded: bool) -> Scalar | None:
+        """The value with vectors in place of loads that move with the lane; None if one cannot.
+
+        A load behind a test of its index may lie outside of its array, so it is not moved.
+        """
+        if isinstance(value, Load):
+            return self._vector(value, guarded)
+        if not isinstance(value, Call):
             return value
-        offset = _first(value.offset, lane)
+        guarded = guarded or any(isinstance(a, Inside) for a in value.arguments)
+        arguments = [self.moved(a, guarded=guarded) for a in value.arguments]
+        if any(a is None for a in arguments):
+            return None
+        return Call(value.function, tuple(a for a in arguments if a is not None), value.dtype)
+
+    def _vector(self, load: Load, guarded: bool) -> Scalar | None:
+        if self.lane.name not in load.offset.names:
+            return load
+        offset = self.first(load.offset)
         if offset is None or guarded:
             return None
-        if value not in loads:
-            name = namer.name(f"{value.buffer}_lanes")
-            loads[value] = LoadLanes(name, value.dtype, lane.extent, value.buffer, offset)
-        return Element(loads[value].name, axis_index(lane.name), value.dtype)
-    if isinstance(value, Position | Inside) or not isinstance(value, Call):
-        return value
-    guarded = guarded or any(isinstance(a, Inside) for a in value.arguments)
-    arguments = [_with_lanes(a, lane, namer, loads, guarded=guarded) for a in value.arguments]
-    if any(a is None for a in arguments):
-        return None
-    return Call(value.function, tuple(a for a in arguments if a is not None), value.dtype)
+        if load not in self.loads:
+            name, count = self.namer.name(f"{load.buffer}_lanes"), self.lane.extent
+            self.loads[load] = LoadLanes(name, load.dtype, count, load.buffer, offset)
+        return Element(self.loads[load].name, axis_index(self.lane.name), load.dtype)

@@ -8,15 +8,8 @@ from dataclasses import replace
 from graphc.ir.equation import Equation
 from graphc.ir.graph import Node
 from graphc.ir.index import axis_index
-from graphc.ir.loops import (
-    BlockSizes,
-    Contraction,
-    GridNest,
-    Parameter,
-    Routine,
-    Statement,
-    TileProduct,
-)
+from graphc.ir.loops import BlockSizes, Contraction, Parameter, Statement, TileProduct
+from graphc.ir.routine import Body, Routine
 from graphc.ir.schedule import KernelPlan, Schedule
 from graphc.ir.show import equation_text
 from graphc.ir.types import element_count
@@ -30,8 +23,6 @@ from graphc.lower.split import lane_values, recast, split_axes
 from graphc.lower.tiles import Group, build_tiles
 from graphc.passes.classify import contraction_factors
 from graphc.passes.sliding import sliding_product
-
-Body = tuple[Statement, ...] | Contraction | TileProduct | GridNest
 
 
 def lower(schedule: Schedule, block: BlockSizes) -> tuple[Routine, ...]:
@@ -67,7 +58,7 @@ def _body(
         return build_tiles(group, form, plan.algorithms, plan.tile_blocks, block)
     if plan.strategy == "nest":
         return build_nest(nest_plan(group))
-    nest = nest_plan(_in_phases(group) or group)
+    nest = nest_plan(in_phases(group) or group)
     factors = contraction_factors(nest.stages[0].equation)
     assert factors is not None
     return build_contraction(nest, factors, plan.contraction_blocks, block)
@@ -120,7 +111,7 @@ def buffer_order(plan: KernelPlan, schedule: Schedule) -> tuple[int, ...]:
     return tuple(dict.fromkeys(places))
 
 
-def _in_phases(group: Group) -> Group | None:
+def in_phases(group: Group) -> Group | None:
     """The group with its leader's strides split into phases, if it stays a contraction."""
     leader = group.nodes[0]
     phased = split_phases(group.equations[leader], group.namer)

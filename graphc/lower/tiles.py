@@ -11,14 +11,7 @@ from graphc.ir.blocks import TileBlocks
 from graphc.ir.equation import Equation, Guard, Read
 from graphc.ir.graph import Node
 from graphc.ir.index import Index
-from graphc.ir.loops import (
-    BlockSizes,
-    Declare,
-    Patch,
-    Statement,
-    Store,
-    TileProduct,
-)
+from graphc.ir.loops import BlockSizes, Declare, Patch, Statement, Store, TileProduct
 from graphc.ir.scalar import Condition, Load, Name
 from graphc.ir.tiles import LinearProgram, Matrix, TileAlgorithm
 from graphc.ir.types import Axis, element_count

@@ -33,7 +33,7 @@ from graphc.passes.rewrite import rebuild
 
 # What `precision` may be: the type of the values that are stored in 16 bits, None for none.
 PRECISIONS: Mapping[str, DType | None] = {
-    "fp32": None, "bf16": DType.bfloat16, "fp16": DType.float16,
+    "fp32": None, "tf32": None, "bf16": DType.bfloat16, "fp16": DType.float16,
 }  # fmt: skip
 
 

@@ -16,11 +16,12 @@ from graphc.passes.sliding import channel_roles
 
 def assign_layouts(
     graph: Graph, kernels: Sequence[KernelPlan], buffers: Sequence[Buffer],
-    places: Mapping[Node, int], block: BlockSizes,
+    places: Mapping[Node, int], block: BlockSizes | None,
 ) -> list[Buffer]:  # fmt: skip
     """Convolutions want vectors along the axes that they multiply; whoever shares a kernel with
-    such an array follows. Arrays that users see stay row-major, and so do those that are also
-    seen in a shape which the blocks do not fit.
+    such an array follows. Without a register ``block`` all channels lie together. Arrays that
+    users see stay row-major, and so do those that are also seen in a shape which the blocks do not
+    fit.
     """
     shapes: dict[int, set[Shape]] = {}
     for node, place in places.items():
@@ -38,10 +39,14 @@ def assign_layouts(
     wishes: dict[int, set[Layout | None]] = {}
     for kernel in kernels:
         for node, dimension in _wishes(kernel):
-            lanes = block.lanes(kernel.nodes[0].dtype.arithmetic)
+            leader = kernel.nodes[0].dtype.arithmetic
+            lanes = block.lanes(leader) if block is not None else node.shape[dimension]
             wishes.setdefault(places[node], set()).add(fitting(node, dimension, lanes))
+    if block is None:
+        for node, dimension in filter(None, map(_filter_wish, kernels)):
+            wishes.setdefault(places[node], {fitting(node, dimension, node.shape[dimension])})
     chosen = {p: one for p, (one, *more) in wishes.items() if one is not None and not more}
-    _spread(kernels, places, set(wishes), chosen, fitting)
+    _spread(kernels, places, set(wishes), chosen, fitting, whole=block is None)
     return [
         replace(b, layout=chosen[number]) if number in chosen else b
         for number, b in enumerate(buffers)
@@ -66,6 +71,21 @@ def _wishes(kernel: KernelPlan) -> list[tuple[Node, int]]:
     return found
 
 
+def _filter_wish(kernel: KernelPlan) -> tuple[Node, int] | None:
+    """The filters of a convolution, and the channel over which it sums: that of its input, as the
+    first kernel that reads them has it.
+    """
+    leader = kernel.nodes[0]
+    equation = leader.op_equation()
+    roles = channel_roles(equation)
+    if roles is None or roles.result is None:
+        return None
+    ((pixels, channel),) = roles.reads
+    read = equation.reads[1 - pixels]
+    names = [index.single_name for index in read.index]
+    return leader.inputs[read.operand], names.index(channel)
+
+
 def _free_places(graph: Graph, buffers: Sequence[Buffer], places: Mapping[Node, int]) -> set[int]:
     """Arena buffers that are copied nowhere whole."""
     bases = memory_bases(graph)
@@ -75,7 +95,7 @@ def _free_places(graph: Graph, buffers: Sequence[Buffer], places: Mapping[Node, 
 
 def _spread(
     kernels: Sequence[KernelPlan], places: Mapping[Node, int], wished: set[int],
-    chosen: dict[int, Layout], fitting: Callable[[Node, int, int], Layout | None],
+    chosen: dict[int, Layout], fitting: Callable[[Node, int, int], Layout | None], *, whole: bool,
 ) -> None:  # fmt: skip
     """Arrays of the same rank and extent in a kernel with a blocked one are blocked alike."""
     changed = True
@@ -84,7 +104,7 @@ def _spread(
         for kernel in kernels:
             nodes = (*kernel.stored, *(o for node in kernel.nodes for o in node.inputs))
             touched = [n for n in dict.fromkeys(nodes) if n in places]
-            kinds = {_kind(n, chosen[places[n]]) for n in touched if places[n] in chosen}
+            kinds = {_kind(n, chosen[places[n]], whole) for n in touched if places[n] in chosen}
             if len(kinds) != 1:
                 continue
             ((rank, dimension, lanes),) = kinds
@@ -92,14 +112,15 @@ def _spread(
                 place = places[node]
                 if place in wished or place in chosen or len(node.shape) != rank:
                     continue
-                layout = fitting(node, dimension, lanes)
+                layout = fitting(node, dimension, lanes or node.shape[dimension])
                 if layout is not None:
                     chosen[place] = layout
                     changed = True
 
 
-def _kind(node: Node, layout: Layout) -> tuple[int, int, int]:
-    """Rank, blocked dimension and lanes of a node in a blocked buffer."""
+def _kind(node: Node, layout: Layout, whole: bool) -> tuple[int, int, int]:
+    """Rank, blocked dimension and lanes of a node in a blocked buffer, 0 for the whole of it."""
     seen = reshaped(layout, node.shape)
     assert seen is not None
-    return len(node.shape), seen.digits[-1].dimension, seen.digits[-1].extent
+    lanes = 0 if whole else seen.digits[-1].extent
+    return len(node.shape), seen.digits[-1].dimension, lanes

@@ -23,15 +23,14 @@ def make_schedule(
 ) -> Schedule:
     """Schedule a graph whose passes have run.
 
-    Without a register ``block`` it is for a device: arrays are row-major and sums as they stand.
+    Without a register ``block`` it is for a device: channels run fastest, sums are as they stand.
     ``exact`` keeps every sum of products as it stands: no tiled (Winograd) convolution.
     """
     groups = fuse(graph)
     stored = _stored_nodes(graph, groups)
     kernels = _kernels(graph, groups, stored, block, exact)
     buffers, places = _buffers(graph, kernels)
-    if block is not None:
-        buffers = assign_layouts(graph, kernels, buffers, places, block)
+    buffers = assign_layouts(graph, kernels, buffers, places, block)
     offsets, total = place_arena(graph, kernels, buffers, places)
     placed = tuple(replace(b, offset=offsets.get(number, 0)) for number, b in enumerate(buffers))
     return Schedule(graph, kernels, placed, places, total)

@@ -19,6 +19,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 # What --dtype may be: the element type of a model's arrays, and its precision in between.
 DTYPES = {
     "fp32": ("float32", "fp32"), "bf16": ("float32", "bf16"), "fp16": ("float32", "fp16"),
+    "tf32": ("float32", "tf32"),
     "float32": ("float32", "fp32"), "float64": ("float64", "fp32"),
 }  # fmt: skip
 DECAY = 5e-4

@@ -82,8 +82,8 @@ def training_step(
         seed: of the initialisers.
         threads: OpenMP threads.
         exact: no tiled (Winograd) convolutions.
-        precision: "fp32", "bf16" or "fp16". Parameters and their updates are float32 in each; with
-            "fp16" gradients are scaled (``train/scaling.py``).
+        precision: "fp32", "tf32", "bf16" or "fp16". Parameters and their updates are float32 in
+            each; with "fp16" gradients are scaled (``train/scaling.py``).
         tune: seconds to search for the fastest kernels.
         progress: called while compiling.
         tuning: told about the search.

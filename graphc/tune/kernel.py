@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from graphc.backends.c.emit import routine_source
 from graphc.ir.graph import Node
-from graphc.ir.loops import BlockSizes, Routine
+from graphc.ir.loops import BlockSizes
+from graphc.ir.routine import Routine
 from graphc.ir.schedule import KernelPlan, Schedule
 from graphc.lower.access import rename_axes
 from graphc.lower.routines import buffer_order, lower

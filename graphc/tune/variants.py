@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from graphc.ir.blocks import BY_RULE, ContractionBlocks, TileBlocks
-from graphc.ir.loops import BlockSizes, Contraction, Routine, TileProduct
+from graphc.ir.loops import BlockSizes, Contraction, TileProduct
+from graphc.ir.routine import Routine
 from graphc.ir.schedule import KernelPlan, Schedule
 from graphc.ir.tiles import TileAlgorithm
 from graphc.ir.types import Axis, element_count

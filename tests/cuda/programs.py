@@ -19,12 +19,13 @@ from graphc.ir.graph import Assignment, Graph, Node
 from graphc.lower.grid import lower_to_grid
 from graphc.ops import leaves
 from graphc.passes.pipeline import run_passes
+from graphc.passes.precision import PRECISIONS
 from graphc.schedule.plan import make_schedule
-from tests.compiled import assert_close, with_gradients
+from tests.compiled import TOLERANCE, assert_close, with_gradients
 from tests.op_cases import OpCase
 
 SEEDS = (1, 2, 3)
-TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+ROUGH = {"tf32": 2e-3, "bf16": 1e-2, "fp16": 2e-3}
 INCLUDE = template_folder() / "cuda"
 Feeds = dict[str, np.ndarray]
 
@@ -37,10 +38,10 @@ def emulator() -> Emulator:
 
 
 def check_on_emulator(
-    outputs: Sequence[Node], feeds: Feeds, names: Sequence[str] = ()
+    outputs: Sequence[Node], feeds: Feeds, names: Sequence[str] = (), *, precision: str = "fp32"
 ) -> DeviceProgram:
     """Run in every order of threads; the results are the oracle's, and the same bytes each time."""
-    program = compile_graph(outputs, target="cuda-emu")
+    program = compile_graph(outputs, target="cuda-emu", precision=precision)
     assert isinstance(program, DeviceProgram)
     known = {node.label for node in program.inputs}
     fed = {name: array for name, array in feeds.items() if name in known}
@@ -55,8 +56,9 @@ def check_on_emulator(
         ):
             what = names[number] if names else f"output {number}, {node!r}"
             assert ours.dtype == node.dtype.numpy, what
-            np.testing.assert_array_equal(ours, before, what)
-            assert_close(ours, want, TOLERANCE.get(node.dtype.value, np.nan), what)
+            assert ours.tobytes() == before.tobytes(), f"{what}: not the same in every order"
+            tolerance = ROUGH.get(precision, TOLERANCE.get(node.dtype.value, np.nan))
+            assert_close(ours, want, tolerance, what)
     return program
 
 
@@ -81,10 +83,13 @@ def case_graph(
     return outputs, feeds, names
 
 
-def generated(outputs: Sequence[Node], assignments: Sequence[Assignment] = ()) -> Emitted:
+def generated(
+    outputs: Sequence[Node], assignments: Sequence[Assignment] = (), *, precision: str = "fp32"
+) -> Emitted:
     """The CUDA sources of a graph; nothing is compiled."""
-    schedule = make_schedule(run_passes(Graph(tuple(outputs), tuple(assignments))))
-    return emit(schedule, lower_to_grid(schedule))
+    graph = run_passes(Graph(tuple(outputs), tuple(assignments)), PRECISIONS[precision])
+    schedule = make_schedule(graph)
+    return emit(schedule, lower_to_grid(schedule, tf32=precision == "tf32"))
 
 
 def compile_with_nvcc(emitted: Emitted, architecture: str, folder: Path) -> str:

@@ -26,7 +26,10 @@ def first_name(value: object) -> str:
     return f"{value[0].name}-and-on" if isinstance(value, list) else str(value)
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+SLOW = [pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float64", "float16")]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", *SLOW])
 @pytest.mark.parametrize("cases", batches(CASES), ids=first_name)
 def test_every_op_and_gradient(
     cases: list[OpCase], dtype: str, seeded: np.random.Generator

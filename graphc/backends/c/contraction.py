@@ -9,7 +9,8 @@ from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.packing import decode_lines, pack_lines, transpose_lines
 from graphc.backends.c.printer import condition_text, statement_lines
 from graphc.backends.templating import render
-from graphc.ir.loops import BlockSizes, Contraction, Pack, Routine
+from graphc.ir.loops import BlockSizes, Contraction, Pack
+from graphc.ir.routine import Routine
 from graphc.ir.scalar import plain_load
 from graphc.ir.types import Axis, DType, element_count
 

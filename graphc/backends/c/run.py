@@ -19,7 +19,7 @@ from graphc.backends.base import (
 from graphc.backends.c.build import BuiltLibrary, load
 from graphc.backends.c.emit import Emitted
 from graphc.ir.graph import Node
-from graphc.ir.loops import Routine
+from graphc.ir.routine import Routine
 from graphc.ir.schedule import Buffer, Schedule
 
 _PAGE = 2 << 20

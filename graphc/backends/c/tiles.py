@@ -13,7 +13,8 @@ from graphc.backends.c.packing import decode_lines, vector_move, vector_text
 from graphc.backends.c.printer import condition_text, scalar_text, statement_lines
 from graphc.backends.c.transform import Position, transform_lines
 from graphc.backends.templating import render
-from graphc.ir.loops import Patch, Routine, TileProduct
+from graphc.ir.loops import Patch, TileProduct
+from graphc.ir.routine import Routine
 from graphc.ir.types import Axis, DType, element_count
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from graphc.backends.cuda.driver import Extent
 from graphc.backends.cuda.nest import nest_source
+from graphc.backends.cuda.product import product_source
 from graphc.errors import CompilerBug
-from graphc.ir.loops import GridNest, Routine
+from graphc.ir.grid import GridNest, GridProduct
+from graphc.ir.routine import Routine
 from graphc.ir.schedule import Schedule
 from graphc.ir.source import SourceFile
 from graphc.lower.routines import buffer_order
@@ -16,34 +18,60 @@ from graphc.lower.routines import buffer_order
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel's launch: its blocks, their threads and shared memory, and buffers by number."""
+    """One kernel's launch: its blocks, their threads and shared memory, and buffers by number.
+
+    A kernel that needs ``workspace``, in bytes, gets it as its last argument.
+    """
 
     kernel: str
+    routine: str
     grid: Extent
     block: Extent
     shared_bytes: int
     buffers: tuple[int, ...]
+    workspace: int = 0
 
 
 @dataclass(frozen=True)
 class Emitted:
-    """The sources, one a kernel, and the launches in order."""
+    """The sources, one a routine, and the launches in order."""
 
     files: tuple[SourceFile, ...]
     launches: tuple[Launch, ...]
 
+    @property
+    def workspace_bytes(self) -> int:
+        """Memory that the kernels share, one after the other."""
+        return max((launch.workspace for launch in self.launches), default=0)
+
 
 def emit(schedule: Schedule, routines: Sequence[Routine]) -> Emitted:
     """CUDA source of a whole schedule."""
-    files, launches = [], []
+    files: list[SourceFile] = []
+    launches: list[Launch] = []
     for routine, plan in zip(routines, schedule.kernels, strict=True):
-        nest = routine.body
-        if not isinstance(nest, GridNest):
-            raise CompilerBug(f"{routine.name} was not lowered for a device")
-        text, blocks = nest_source(routine, nest)
+        text, found = routine_source(routine, buffer_order(plan, schedule))
         files.append(SourceFile(f"{routine.name}.cu", text))
-        block = (nest.team.threads, 1, 1)
-        launches.append(
-            Launch(routine.name, (blocks, 1, 1), block, 0, buffer_order(plan, schedule))
-        )
+        launches += found
     return Emitted(tuple(files), tuple(launches))
+
+
+def routine_source(routine: Routine, buffers: tuple[int, ...]) -> tuple[str, list[Launch]]:
+    """CUDA text of one routine, and its launches."""
+    name, body = routine.name, routine.body
+    if isinstance(body, GridNest):
+        text, blocks = nest_source(routine, body)
+        threads = body.team.threads
+        return text, [Launch(name, name, (blocks, 1, 1), (threads, 1, 1), 0, buffers)]
+    if not isinstance(body, GridProduct):
+        raise CompilerBug(f"{name} was not lowered for a device")
+    made = product_source(routine, body)
+    numbers = {p.name: n for p, n in zip(routine.parameters, buffers, strict=True)}
+    own = tuple(numbers[p.name] for p in made.parameters if p.name in numbers)
+    block = (made.threads, 1, 1)
+    launches = [Launch(name, name, made.grid, block, made.shared_bytes, own, made.workspace)]
+    if made.finish is not None:
+        blocks, threads = made.finish
+        after = (f"{name}_finish", name, (blocks, 1, 1), (threads, 1, 1), 0, buffers)
+        launches.append(Launch(*after, made.workspace))
+    return made.text, launches

@@ -5,12 +5,22 @@ from __future__ import annotations
 from graphc.backends.cuda.mapping import TYPES
 from graphc.backends.cuda.printer import CudaPrinter, words
 from graphc.backends.templating import render
-from graphc.ir.loops import GridNest, Parameter, Routine
+from graphc.ir.grid import GridNest
+from graphc.ir.loops import Parameter
+from graphc.ir.routine import Routine
 from graphc.ir.types import Axis, element_count
 
 
 def nest_source(routine: Routine, nest: GridNest) -> tuple[str, int]:
     """CUDA text of a nest, and how many blocks it takes."""
+    text, blocks = nest_text(routine.name, routine.title, routine.parameters, nest)
+    return f'#include "gc_device.cuh"\n\n{text}', blocks
+
+
+def nest_text(
+    name: str, title: tuple[str, ...], parameters: tuple[Parameter, ...], nest: GridNest
+) -> tuple[str, int]:
+    """One kernel, and how many blocks it takes."""
     count = element_count(tuple(a.extent for a in nest.axes))
     blocks = -(-count // nest.team.outputs)
     whole = blocks * nest.team.outputs == count
@@ -22,8 +32,8 @@ def nest_source(routine: Routine, nest: GridNest) -> tuple[str, int]:
     places = _team_places if nest.team.workers > 1 else _thread_places
     first = "worker == 0" if whole else "worker == 0 && active"
     text = render(
-        "cuda/nest.cu.jinja", title=routine.title, reason=nest.reason, name=routine.name,
-        parameters=parameter_list(routine.parameters), threads=nest.team.threads,
+        "cuda/nest.cu.jinja", title=title, reason=nest.reason, name=name,
+        parameters=parameter_list(parameters), threads=nest.team.threads,
         places=places(nest, printer, count, used), body=body, finish=finish, first=first,
     )  # fmt: skip
     return text, blocks

@@ -17,8 +17,9 @@ from graphc.backends.cuda.mapping import (
     literal,
 )
 from graphc.backends.printer import INDENT, Printer
+from graphc.ir.grid import Team
 from graphc.ir.index import Index
-from graphc.ir.loops import Combine, Declare, LoadLanes, Loop, Statement, StoreLanes, Team, TeamLoop
+from graphc.ir.loops import Combine, Declare, LoadLanes, Loop, Statement, StoreLanes, TeamLoop
 from graphc.ir.types import Axis, DType, element_count
 
 _UNROLLED = 16  # windows up to this long are unrolled

@@ -15,7 +15,7 @@ from graphc.backends.cuda.driver import DeviceMemory, Driver, Graph, Module
 from graphc.backends.cuda.emit import Emitted, Launch
 from graphc.errors import user_error
 from graphc.ir.graph import Node
-from graphc.ir.loops import Routine
+from graphc.ir.routine import Routine
 from graphc.ir.schedule import Buffer, Schedule
 from graphc.ir.types import element_count
 from graphc.ops.messages import describe
@@ -40,10 +40,11 @@ class DeviceProgram(Program):
         self.machine = driver.name
         self.folder, self.compiled = module.folder, module.compiled
         self.compile_seconds = module.seconds
-        self.workspace_bytes = 0
+        self.workspace_bytes = emitted.workspace_bytes
         self._module, self._launches = module, emitted.launches
         self._graph: Graph | None = None
         self._arena = DeviceArray(driver, (self.arena_bytes,), np.dtype(np.uint8))
+        self._workspace = DeviceArray(driver, (self.workspace_bytes,), np.dtype(np.uint8))
         self._arrays = [self._array(b, shared, seed) for b in schedule.buffers]
         self._memories = [self._memory(n, b) for n, b in enumerate(schedule.buffers)]
         named = list(zip(schedule.buffers, self._arrays, strict=True))
@@ -80,16 +81,26 @@ class DeviceProgram(Program):
             if buffer.storage == "feed" and array is not None:
                 array.write(self._feed(buffer.node, feeds))
         if seconds is None:
-            self._replay()
+            self.replay()
         else:
-            timed = self.driver.seconds
-            seconds[:] = [timed(partial(self._launch, launch)) for launch in self._launches]
+            self._profile(seconds)
         results = [self._result(node) for node in self.schedule.graph.outputs]
         self._copy_assigned()
         return results
 
-    def _replay(self) -> None:
-        """All kernels in order, as one graph that is made at the first call."""
+    def _profile(self, seconds: np.ndarray) -> None:
+        """Launch by launch; a routine's time is that of all its launches."""
+        numbers = {routine.name: n for n, routine in enumerate(self.routines)}
+        seconds[:] = 0.0
+        for launch in self._launches:
+            spent = self.driver.seconds(partial(self._launch, launch))
+            seconds[numbers[launch.routine]] += spent
+
+    def replay(self) -> None:
+        """Launch all kernels on what was fed last, as one graph that is made at the first call.
+
+        For measurements: nothing is copied, and nobody waits.
+        """
         if self._graph is None:
             self.driver.begin_capture()
             for launch in self._launches:
@@ -100,6 +111,8 @@ class DeviceProgram(Program):
 
     def _launch(self, launch: Launch) -> None:
         arguments = [self._memories[number] for number in launch.buffers]
+        if launch.workspace:
+            arguments.append(self._workspace.memory.part(0, launch.workspace))
         kernel = self._module.kernels[launch.kernel]
         self.driver.launch(kernel, launch.grid, launch.block, launch.shared_bytes, arguments)
 

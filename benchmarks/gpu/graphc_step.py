@@ -1,0 +1,107 @@
+"""VGG16's training step through graphc: its time, each kernel's, its memory, its numbers."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphc.backends.cuda.run import DeviceProgram
+from graphc.train.network import Network, build_model, classifier, make_optimizer
+from graphc.train.step import TrainingStep, training_step
+
+REPLAYS = 30
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is trained: images of a side, how many at once, channels and dense layers by factors."""
+
+    image: int
+    batch: int
+    width: float
+    head: int
+    classes: int
+
+    def network(self, dtype: str = "float32") -> Network:
+        """VGG16 without dropout, with the mean cross-entropy."""
+        options = {
+            "image": self.image, "width": self.width, "head": self.head, "classes": self.classes,
+            "dropout": 0.0, "dtype": dtype,
+        }  # fmt: skip
+        return classifier(build_model("vgg16", options), self.batch)
+
+    def feeds(self, dtype: str = "float32") -> dict[str, np.ndarray]:
+        """Random images and labels, the same at every call."""
+        generator = np.random.default_rng(1)
+        images = generator.standard_normal((self.batch, 3, self.image, self.image))
+        labels = generator.integers(0, self.classes, self.batch)
+        return {"x": images.astype(dtype), "y": labels}
+
+
+def compiled(shape: Shape, target: str, precision: str, dtype: str = "float32") -> TrainingStep:
+    """A step with weights that only its shape decides."""
+    network = shape.network(dtype)
+    optimizer = make_optimizer("sgd", 0.01, None, None)
+    return training_step(
+        network.loss, optimizer, target=target, precision=precision, seed=7, name="vgg16_gpu"
+    )
+
+
+def timed(shape: Shape, target: str, precision: str) -> dict[str, Any]:
+    """Seconds of a step, the median of replays taken twice, and of each kernel; bytes held."""
+    step = compiled(shape, target, precision)
+    program = step.program
+    assert isinstance(program, DeviceProgram)
+    feeds = shape.feeds()
+    step(**feeds)
+    driver = program.driver
+    rounds = [[driver.seconds(program.replay) for _ in range(REPLAYS)] for _ in range(2)]
+    profiles = [program.profile(**feeds) for _ in range(5)]
+    kernels = [
+        {
+            "name": name, "seconds": statistics.median(p[name] for p in profiles),
+            "flops": kernel.flops, "bytes": kernel.bytes, "how": kernel.strategy,
+        }
+        for name, kernel in program.kernels.items()
+    ]  # fmt: skip
+    held = sum(array.nbytes for array in (*step.parameters.values(), *step.states.values()))
+    return {
+        "seconds": [statistics.median(one) for one in rounds],
+        "least": min(map(min, rounds)),
+        "most": max(map(max, rounds)),
+        "bytes": held + program.arena_bytes + program.workspace_bytes,
+        "kernels": kernels,
+    }
+
+
+def errors(shape: Shape, target: str, precision: str) -> dict[str, float]:
+    """After one step: how far each parameter moved otherwise than in float64, in relative norm.
+
+    A parameter's move is its gradient, so that every kernel of the step has a part in some of them.
+    """
+    ours, exact = compiled(shape, target, precision), compiled(shape, "c", "fp32", "float64")
+    for name, array in ours.parameters.items():
+        exact.parameters[name][...] = np.asarray(array)
+    before = {name: array.copy() for name, array in exact.parameters.items()}
+    ours(**shape.feeds())
+    exact(**shape.feeds("float64"))
+    found = {}
+    for name, array in ours.parameters.items():
+        wanted = exact.parameters[name] - before[name]
+        moved = np.asarray(array, dtype=np.float64) - before[name]
+        found[name] = float(np.linalg.norm(moved - wanted) / max(np.linalg.norm(wanted), 1e-30))
+    return found
+
+
+def repeatable(shape: Shape, target: str, precision: str, steps: int) -> bool:
+    """Whether two runs end in the same bytes."""
+    ends = []
+    for _ in range(2):
+        step = compiled(shape, target, precision)
+        for _ in range(steps):
+            step(**shape.feeds())
+        ends.append([np.asarray(array).tobytes() for array in step.parameters.values()])
+    return ends[0] == ends[1]

@@ -1,0 +1,132 @@
+"""What a device computes at once: nests and products spread over a grid of blocks of threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from graphc.ir.index import Index
+from graphc.ir.loops import Statement
+from graphc.ir.scalar import Condition, Scalar
+from graphc.ir.types import Axis, DType
+
+# Multiply-adds of the factors' own type, or the tensor cores' products of narrower factors.
+Multiply = Literal["fma", "tf32", "bf16", "f16"]
+
+
+@dataclass(frozen=True)
+class Team:
+    """Threads of a block: ``workers`` share the window of one output, ``outputs`` stand in a block.
+
+    ``adjacent`` is what neighbouring threads are: workers of one output, or outputs.
+    """
+
+    workers: int
+    outputs: int
+    adjacent: Literal["workers", "outputs"]
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.workers * self.outputs
+
+
+@dataclass(frozen=True)
+class GridNest:
+    """A nest for a grid of threads: no loop over outputs, which are counted row-major over axes.
+
+    Attributes:
+        axes: output axes, merged; where threads take several neighbours, the last counts vectors.
+        team: how a block's threads share outputs and their windows.
+        body: what every worker does for its output.
+        finish: what the first worker does after it.
+        wide: whether a place in an array may need 64 bits.
+        reason: why this team, for people.
+    """
+
+    axes: tuple[Axis, ...]
+    team: Team
+    body: tuple[Statement, ...]
+    finish: tuple[Statement, ...]
+    wide: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One factor of a product, as it comes into the shared memory of a block.
+
+    Attributes:
+        axes: the axes M (or N) that its lines count, slowest first.
+        along: what neighbours are in shared memory: of the depth, or "outer", of these axes.
+        width: elements copied at once, 0 if each is computed from ``value`` and stored.
+        buffer, offset, conditions: of a copied element; where a condition fails it is 0.
+        value: the computed element, 0 where it does not exist.
+    """
+
+    axes: tuple[Axis, ...]
+    along: Literal["depth", "outer"]
+    width: int
+    buffer: str
+    offset: Index
+    conditions: tuple[Condition, ...]
+    value: Scalar
+
+
+@dataclass(frozen=True)
+class ProductTile:
+    """What a block computes: ``rows`` x ``columns`` results, ``depth`` terms at a time.
+
+    ``stages`` of these are in shared memory at once; a thread ("fma"), else a warp, holds
+    ``own_rows`` x ``own_columns`` results in registers.
+    """
+
+    multiply: Multiply
+    rows: int
+    columns: int
+    depth: int
+    stages: int
+    own_rows: int
+    own_columns: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        parts = self.rows // self.own_rows * (self.columns // self.own_columns)
+        return parts if self.multiply == "fma" else 32 * parts
+
+
+@dataclass(frozen=True)
+class GridProduct:
+    """out[batch, m, n] = epilogue(sum over k of rows[batch, m, k] * columns[batch, k, n]) by tiles.
+
+    Attributes:
+        batch, depth: axes in both factors that are kept, and that are summed.
+        rows, columns: the factors, with the axes M and N.
+        tile: what a block computes.
+        pieces: parts of the depth that are summed by blocks of their own.
+        out_rows, out_columns: M and N as the epilogue's memory accesses let them merge.
+        lanes: neighbours along N that the epilogue computes together.
+        epilogue: statements for the element, or the lanes, at ``row`` and ``column`` of the matrix,
+            whose sums are the buffer ``sums`` at its ``place``.
+        finish: the sum of the pieces in order, and the real epilogue, if there are several.
+        factor, dtype: the elements of the tiles, and of the sums.
+        wide: whether a place in an array may need 64 bits.
+        reason: why these tiles and pieces, for people.
+    """
+
+    batch: tuple[Axis, ...]
+    depth: tuple[Axis, ...]
+    rows: Operand
+    columns: Operand
+    tile: ProductTile
+    pieces: int
+    out_rows: tuple[Axis, ...]
+    out_columns: tuple[Axis, ...]
+    lanes: int
+    epilogue: tuple[Statement, ...]
+    finish: GridNest | None
+    factor: DType
+    dtype: DType
+    wide: bool
+    reason: str

@@ -1,0 +1,284 @@
+"""A contraction as a product of matrices by tiles, for a grid of blocks: an implicit GEMM.
+
+Nothing is copied into matrices: index maps say where the elements of a tile lie. Whichever axis
+runs through an operand's memory decides which way round its tile is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from graphc.ir.equation import read_symbol
+from graphc.ir.grid import GridNest, GridProduct, Multiply, Operand
+from graphc.ir.index import Index, axis_index
+from graphc.ir.layout import row_major
+from graphc.ir.loops import Assign, Declare, Loop, Statement, Store
+from graphc.ir.scalar import Call, Condition, Inside, Load, Name, Number
+from graphc.ir.types import Axis, DType, element_count
+from graphc.lower.access import Access, Merged, merge_axes, substitute_conditions
+from graphc.lower.contraction import factor_accesses, factor_conditions
+from graphc.lower.freeze import MutableEnvironment, as_type, freeze
+from graphc.lower.lanes import moved_lanes
+from graphc.lower.names import Namer
+from graphc.lower.nest import NestPlan, map_statement
+from graphc.lower.reduction import Stage
+from graphc.lower.teams import one_each
+from graphc.passes.classify import Factor, Factors
+from graphc.schedule.product_tiles import choose_tile
+
+SUMS, PLACE, PARTIAL = "sums", "place", "partial"  # names that the epilogue may use
+ROW, COLUMN, BATCH, PIECE = "row", "column", "batch_number", "piece"
+_COPIES = (16, 8, 4)  # bytes of one asynchronous copy
+_WIDE = 1 << 31
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A factor with its own axes, M or N, in the order in which its tile counts them."""
+
+    factor: Factor
+    axes: tuple[Axis, ...]
+    accesses: tuple[Access, ...]
+
+
+def build_product(
+    plan: NestPlan, factors: Factors, places: Sequence[int], tf32: bool
+) -> GridProduct:
+    """The product of the group's leader; the other stages form the epilogue.
+
+    ``places`` are the sizes of the arrays that it touches.
+    """
+    leader = plan.stages[0]
+    rows, columns = _sides(plan, leader, factors)
+    depth = _depth(leader, rows, columns, plan.namer)
+    multiply, factor = _multiply(leader, tf32)
+    sides = [_operand(leader, side, depth, factor, plan.namer) for side in (rows, columns)]
+    batch = tuple(a for a in factors.batch if a.extent > 1)
+    m, n, k = _extent(rows.axes), _extent(columns.axes), _extent(depth.axes)
+    tile, pieces, reason = choose_tile(_extent(batch), m, n, k, multiply, factor)
+    wide = max([*places, _extent(batch) * m * n * pieces]) >= _WIDE
+    out_rows, out_columns = (_merged_for_epilogue(plan, side.axes) for side in (rows, columns))
+    ones = merge_axes([a for a in factors.batch if a.extent == 1], (), (), plan.namer)
+    merged = Merged((), ones.values | out_rows.values | out_columns.values)
+    axes = (out_rows.axes, out_columns.axes)
+    finish, dtype = None, leader.node.dtype.arithmetic
+
+    def whole(step: Mapping[str, Index]) -> list[Statement]:
+        return _epilogue(plan, _moved(merged, step), _element(step, dtype))
+
+    def partial(step: Mapping[str, Index]) -> list[Statement]:
+        return [_store_partial(step, dtype, _extent(batch), m, n)]
+
+    lanes, body = _in_lanes(axes[1], dtype, plan.namer, whole)
+    if pieces > 1:
+        finish = _finish(plan, merged, (*batch, *axes[0], *axes[1]), pieces, wide)
+        lanes, body = _in_lanes((Axis(COLUMN, n),), dtype, plan.namer, partial)
+        axes = ((), ())
+    return GridProduct(
+        batch, depth.axes, sides[0], sides[1], tile, pieces, axes[0], axes[1], lanes, body, finish,
+        factor, dtype, wide, reason,
+    )  # fmt: skip
+
+
+def _multiply(leader: Stage, tf32: bool) -> tuple[Multiply, DType]:
+    """How factors are multiplied, and their type in the tiles: 16 bits where both have them."""
+    kinds = {read.dtype for read in leader.reads if isinstance(read, Access)}
+    if kinds == {DType.bfloat16}:
+        return "bf16", DType.bfloat16
+    if kinds == {DType.float16}:
+        return "f16", DType.float16
+    dtype = leader.node.dtype.arithmetic
+    return ("tf32" if tf32 and dtype is DType.float32 else "fma"), dtype
+
+
+def _sides(plan: NestPlan, leader: Stage, factors: Factors) -> tuple[_Side, _Side]:
+    """The columns are the factor whose axes run through the result's memory."""
+    first, second = factors.rows, factors.columns
+    first_axes, second_axes = factors.row_axes, factors.column_axes
+    offset = plan.stores[0][1]
+    if any(offset.coefficient(a.name) == 1 and a.extent > 1 for a in first_axes):
+        first, second, first_axes, second_axes = second, first, second_axes, first_axes
+    return _side(leader, first, first_axes), _side(leader, second, second_axes)
+
+
+def _side(leader: Stage, factor: Factor, axes: tuple[Axis, ...]) -> _Side:
+    accesses = tuple(factor_accesses(leader, factor))
+    return _Side(factor, _by_stride(axes, accesses[0].offset), accesses)
+
+
+def _by_stride(axes: tuple[Axis, ...], offset: Index) -> tuple[Axis, ...]:
+    """Long strides first, so that the last axis runs through memory."""
+    if not offset.is_affine:
+        return axes
+    return tuple(sorted(axes, key=lambda a: -abs(offset.coefficient(a.name))))
+
+
+def _depth(leader: Stage, rows: _Side, columns: _Side, namer: Namer) -> Merged:
+    """The summed axes, merged; the order lets the larger copies run through memory."""
+    axes = leader.equation.reduce_axes
+    orders = [_by_stride(axes, side.accesses[0].offset) for side in (rows, columns)]
+    reads = [read for side in (rows, columns) for read in side.accesses]
+    conditions = [c for read in reads for c in read.conditions]
+    for side in (rows, columns):
+        conditions += factor_conditions(leader, side.factor)
+    offsets = [read.offset for read in reads]
+    best = max(orders, key=lambda order: _unit_extent(order, offsets))
+    return merge_axes(best, offsets, conditions, namer)
+
+
+def _unit_extent(order: tuple[Axis, ...], offsets: Sequence[Index]) -> int:
+    """How many elements lie together along the last axis, in how many operands."""
+    long = [a for a in order if a.extent > 1]
+    if not long:
+        return 0
+    runs = sum(1 for o in offsets if o.coefficient(long[-1].name) == 1)
+    return runs * long[-1].extent
+
+
+def _operand(leader: Stage, side: _Side, depth: Merged, dtype: DType, namer: Namer) -> Operand:
+    """How a factor is copied: whole vectors where memory allows, else element by element."""
+    guards = factor_conditions(leader, side.factor)
+    conditions = [*guards, *(c for a in side.accesses for c in a.conditions)]
+    own = merge_axes(side.axes, [a.offset for a in side.accesses], conditions, namer)
+    values = depth.values | own.values
+    read, moved = side.accesses[0], substitute_conditions(conditions, values)
+    offset = read.offset.substitute(values)
+    inner = depth.axes[-1:] + own.axes[-1:]
+    units = [a for a in inner if offset.coefficient(a.name) == 1]
+    outer = bool(own.axes) and own.axes[-1] in units[:1]
+    plain = len(side.accesses) == 1 and side.factor.body in _symbols(leader)
+    plain = plain and read.dtype == dtype and not read.fill and _separable(offset, moved, own.axes)
+    width = _width(offset, moved, units[0] if units else None, dtype)
+    environment: MutableEnvironment = {
+        read_symbol(number): one.scalar(values)
+        for number, one in enumerate(leader.reads)
+        if isinstance(one, Access)
+    }
+    value = freeze(side.factor.body, environment, dtype.arithmetic)
+    value = as_type(as_type(value, dtype.arithmetic), dtype)
+    if guards:
+        test = Inside(substitute_conditions(guards, values))
+        value = Call("select", (test, value, as_type(Number(0.0, dtype.arithmetic), dtype)), dtype)
+    return Operand(
+        own.axes, "outer" if outer or not units else "depth", width if plain else 0, read.buffer,
+        offset, moved, value,
+    )  # fmt: skip
+
+
+def _symbols(leader: Stage) -> set[object]:
+    return {read_symbol(number) for number in range(len(leader.reads))}
+
+
+def _separable(offset: Index, conditions: Sequence[Condition], own: tuple[Axis, ...]) -> bool:
+    """Whether each index is a part of the operand's own axes plus a part of the rest."""
+    names = {a.name for a in own}
+    return all(
+        isinstance(atom, str) or atom.inner.names <= names or not atom.inner.names & names
+        for index in (offset, *(c.index for c in conditions))
+        for atom, _ in index.terms
+    ) and all(c.divisor == 1 for c in conditions)
+
+
+def _width(offset: Index, conditions: Sequence[Condition], axis: Axis | None, dtype: DType) -> int:
+    """Neighbours along an axis that are one aligned copy, all of them inside or outside.
+
+    0 where an element is smaller than any copy.
+    """
+    single = int(dtype.size >= _COPIES[-1])
+    if axis is None:
+        return single
+    rest = offset + axis_index(axis.name) * -1
+    apart = axis.name in rest.names or any(axis.name in c.index.names for c in conditions)
+    for size in _COPIES:
+        count = size // dtype.size
+        numbers = (axis.extent, rest.const, *(c for _, c in rest.terms))
+        if count > 1 and not apart and all(x % count == 0 for x in numbers):
+            return count
+    return single
+
+
+def _merged_for_epilogue(plan: NestPlan, axes: tuple[Axis, ...]) -> Merged:
+    offsets = [offset for _, offset, _, _ in plan.stores]
+    conditions: list[Condition] = []
+    for stage in plan.stages[1:]:
+        offsets += stage.positions
+        conditions += stage.conditions
+        for read in stage.reads:
+            if isinstance(read, Access):
+                offsets.append(read.offset)
+                conditions += read.conditions
+    return merge_axes(axes, offsets, conditions, plan.namer)
+
+
+def _moved(merged: Merged, step: Mapping[str, Index]) -> Merged:
+    return Merged((), {**step, **{n: v.substitute(step) for n, v in merged.values.items()}})
+
+
+def _element(step: Mapping[str, Index], dtype: DType) -> Load:
+    """The finished sum of one element."""
+    return Load(SUMS, axis_index(PLACE).substitute(step), dtype)
+
+
+def _epilogue(plan: NestPlan, merged: Merged, total: Load | Name) -> list[Statement]:
+    """Followers of the product and the stores, for one element."""
+    leader, *followers = plan.stages
+    dtype = leader.node.dtype
+    statements: list[Statement] = [Declare(leader.value, dtype, as_type(total, dtype))]
+    statements += [map_statement(stage, merged) for stage in followers]
+    return statements + [
+        Store(buffer, offset.substitute(merged.values), Name(value, kind))
+        for buffer, offset, value, kind in plan.stores
+    ]
+
+
+def _store_partial(
+    step: Mapping[str, Index], dtype: DType, batch: int, m: int, n: int
+) -> Statement:
+    """One piece's sum: partial[piece][batch][m][n]."""
+    index = tuple(map(axis_index, (PIECE, BATCH, ROW, COLUMN)))
+    place = row_major((1, batch, m, n)).offset(index).substitute(step)
+    return Store(PARTIAL, place, _element(step, dtype))
+
+
+def _finish(
+    plan: NestPlan, merged: Merged, axes: tuple[Axis, ...], pieces: int, wide: bool
+) -> GridNest:
+    """The pieces in order, then what follows the product; a thread for each element."""
+    dtype = plan.stages[0].node.dtype.arithmetic
+    total = Name("total", dtype)
+    piece = Axis(PIECE, pieces)
+    shape = (pieces, *(a.extent for a in axes))
+    place = row_major(shape).offset(tuple(axis_index(a.name) for a in (piece, *axes)))
+    add = Assign(total.name, Call("add", (total, Load(PARTIAL, place, dtype)), dtype))
+    body = (
+        Declare(total.name, dtype, Number(0.0, dtype), True),
+        Loop(piece, (add,), unroll=True),
+        *_epilogue(plan, merged, total),
+    )
+    count = _extent(axes)
+    return GridNest(axes, one_each(count), body, (), wide, f"the {pieces} pieces in order")
+
+
+def _in_lanes(
+    columns: tuple[Axis, ...], dtype: DType, namer: Namer,
+    build: Callable[[Mapping[str, Index]], list[Statement]],
+) -> tuple[int, tuple[Statement, ...]]:  # fmt: skip
+    """The epilogue for 16 or 8 bytes of neighbours along N where every access allows it.
+
+    ``build`` makes the statements with some axes moved by a lane.
+    """
+    for count in (16 // dtype.size, 8 // dtype.size):
+        if count < 2 or not columns or columns[-1].extent % count:
+            continue
+        last = columns[-1].name
+        lane = Axis(namer.axis(f"{last}_lane"), count)
+        step = {name: axis_index(name) + axis_index(lane.name) for name in (last, PLACE)}
+        body = moved_lanes(build(step), lane, namer, frozenset(step))
+        if body is not None:
+            return count, body
+    return 1, tuple(build({}))
+
+
+def _extent(axes: Sequence[Axis]) -> int:
+    return element_count(tuple(a.extent for a in axes))
