@@ -196,7 +196,7 @@ def variants() -> dict[str, Recipe]:
 
 def test_every_ingredient_changes_the_key(monkeypatch):
     keys = {name: recipe.key for name, recipe in variants().items()}
-    monkeypatch.setattr(cache, "_graphc_version", lambda: "99.0")
+    monkeypatch.setattr(cache, "graphc_version", lambda: "99.0")
     keys["graphc"] = recipe_of().key
     assert len(set(keys.values())) == len(keys)
     assert all(len(key) == 64 for key in keys.values())

@@ -255,7 +255,7 @@ def assigned(loss: Node, precision: str) -> Sequence[Assignment]:
 @pytest.mark.parametrize("wrong", ["bfloat16", "int8", 16, None])
 def test_unknown_precisions_are_refused(wrong: object) -> None:
     x = gx.input("x", (4,))
-    with pytest.raises(UserError, match="expected one of fp32, bf16, fp16"):
+    with pytest.raises(UserError, match="expected one of fp32, tf32, bf16, fp16"):
         compile_graph([x * 2.0], precision=wrong)
-    with pytest.raises(UserError, match="expected one of fp32, bf16, fp16"):
+    with pytest.raises(UserError, match="expected one of fp32, tf32, bf16, fp16"):
         training_assignments(narrow_vgg()[0], gx.SGD(0.1), precision=wrong)

@@ -164,9 +164,11 @@ def merge_window(stage: Stage, merged: Merged, namer: Namer) -> Merged:
 
 
 def accumulator(stage: Stage, dtype: DType) -> Name:
-    """Long sums of float32 are kept in float64: exact enough for any length."""
+    """Long sums of float32 are kept in float64: exact enough for any length. So are those that are
+    rounded to 16 bits, for an error of float32 might turn the rounding.
+    """
     terms = element_count(tuple(a.extent for a in stage.equation.reduce_axes))
-    wide = dtype.is_float and terms > _SHORT_SUM
+    wide = dtype.is_float and (terms > _SHORT_SUM or stage.node.dtype.is_half)
     return Name(f"{stage.value}_sum", DType.float64 if wide else dtype)
 
 
