@@ -87,6 +87,20 @@ class StoreLanes:
 
 
 @dataclass(frozen=True)
+class LineStore:
+    """The neighbours at buffer[offset] = the local ``array``, past the caches."""
+
+    array: Declare
+    buffer: str
+    offset: Index
+
+
+@dataclass(frozen=True)
+class FinishLines:
+    """Other threads see what this one has stored past the caches."""
+
+
+@dataclass(frozen=True)
 class TeamLoop:
     """for all positions of ``axes``: each worker of a team takes its share, in order."""
 
@@ -106,7 +120,10 @@ class Combine:
     body: tuple[Statement, ...]
 
 
-Statement = Declare | Assign | Store | When | Loop | LoadLanes | StoreLanes | TeamLoop | Combine
+Statement = (
+    Declare | Assign | Store | When | Loop | LoadLanes | StoreLanes | LineStore | FinishLines
+    | TeamLoop | Combine
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -171,6 +188,7 @@ class Contraction:
         panel: elements of packed panels: ``dtype``, or bfloat16 in pairs of neighbouring depth.
         epilogue_rows, epilogue_columns: M and N as the epilogue's memory accesses let them merge.
         epilogue: statements for one finished element, which reads the scalar ``sum``.
+        lines: what the elements of the last epilogue column fill, stored after them.
         register: the block of rows and vectors that registers hold; vectors of depth, one a column,
             where the columns are packed as "vectors".
     """
@@ -189,6 +207,7 @@ class Contraction:
     epilogue_rows: tuple[Axis, ...]
     epilogue_columns: tuple[Axis, ...]
     epilogue: tuple[Statement, ...]
+    lines: tuple[LineStore, ...]
     register: BlockSizes
     panel: DType
     dtype: DType
@@ -246,6 +265,8 @@ class TileProduct:
         epilogue_axes: how the epilogue walks the results: positions, then lanes, or lanes and
             taps merged where arrays let them.
         epilogue: statements for one finished element, which reads the scalar ``sum``.
+        lines: what the lanes of a position fill, stored after them.
+        stream_filters: transformed filters are stored past the caches too.
         note: what is computed, for readers of the source.
     """
 
@@ -262,6 +283,8 @@ class TileProduct:
     lane: Axis
     epilogue_axes: tuple[Axis, ...]
     epilogue: tuple[Statement, ...]
+    lines: tuple[LineStore, ...]
+    stream_filters: bool
     blocks: TileBlocks
     dtype: DType
     note: tuple[str, ...]

@@ -9,7 +9,7 @@ from typing import Literal
 from graphc.ir.blocks import ContractionBlocks
 from graphc.ir.equation import read_symbol
 from graphc.ir.index import Index
-from graphc.ir.loops import BlockSizes, Contraction, Declare, Pack, Statement, Store
+from graphc.ir.loops import BlockSizes, Contraction, Declare, LineStore, Pack, Statement, Store
 from graphc.ir.scalar import Condition, Name, plain_load
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import (
@@ -23,6 +23,7 @@ from graphc.lower.freeze import MutableEnvironment, as_type, freeze
 from graphc.lower.names import Namer
 from graphc.lower.nest import NestPlan, map_statement
 from graphc.lower.reduction import Stage
+from graphc.lower.streams import stream_lines
 from graphc.passes.classify import Factor, Factors
 from graphc.schedule.blocking import DEPTH, ProductSizes, dot_limits, resident_factor, task_size
 
@@ -62,10 +63,15 @@ def build_contraction(
     blocks = _count(depth.axes[:split]) * -(-depth.axes[split].extent // cut)
     row_block, panels, pieces = task_size(limits, sizes, resident, blocks, block.rows, width)
     epilogue_rows, epilogue_columns, statements = _epilogue(plan, factors)
+    last = epilogue_columns.axes[-1]
+    lines: tuple[LineStore, ...] = ()
+    if width % last.extent == 0:
+        statements, lines = stream_lines(statements, last, plan.streamed, plan.namer)
     return Contraction(
         tuple(a for a in factors.batch if a.extent > 1), depth.axes, rows, columns, split, cut,
         substitute_conditions(skipped, depth.values) if outer else (), resident, row_block,
-        panels, pieces, epilogue_rows.axes, epilogue_columns.axes, statements, block, panel, dtype,
+        panels, pieces, epilogue_rows.axes, epilogue_columns.axes, tuple(statements), lines, block,
+        panel, dtype,
     )  # fmt: skip
 
 
@@ -220,7 +226,7 @@ def _count(axes: Sequence[Axis]) -> int:
     return element_count(tuple(a.extent for a in axes))
 
 
-def _epilogue(plan: NestPlan, factors: Factors) -> tuple[Merged, Merged, tuple[Statement, ...]]:
+def _epilogue(plan: NestPlan, factors: Factors) -> tuple[Merged, Merged, list[Statement]]:
     """Followers of the product, one element at a time, with their own merging of M and N."""
     leader, *followers = plan.stages
     offsets = [offset for _, offset, _, _ in plan.stores]
@@ -244,4 +250,4 @@ def _epilogue(plan: NestPlan, factors: Factors) -> tuple[Merged, Merged, tuple[S
         Store(buffer, offset.substitute(merged.values), Name(value, kind))
         for buffer, offset, value, kind in plan.stores
     ]
-    return rows, columns, tuple(statements)
+    return rows, columns, statements

@@ -9,7 +9,7 @@ from graphc.ir.equation import Equation
 from graphc.ir.graph import Node
 from graphc.ir.index import Index
 from graphc.ir.layout import Layout
-from graphc.ir.loops import Declare, Loop, Statement, Store
+from graphc.ir.loops import Declare, FinishLines, LineStore, Loop, Statement, Store
 from graphc.ir.scalar import Call, Condition, Inside, Name, Number
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import (
@@ -30,6 +30,7 @@ from graphc.lower.reduction import (
     reduction_statements,
     sibling_blocks,
 )
+from graphc.lower.streams import stream_lines
 from graphc.lower.tables import fill_tables
 
 PARALLEL_POINTS = 1 << 14  # below this a parallel region costs more than it saves
@@ -38,10 +39,14 @@ _TASKS = 64
 
 @dataclass(frozen=True)
 class Array:
-    """What a routine calls an array, and where its elements lie."""
+    """What a routine calls an array, and where its elements lie.
+
+    A ``streamed`` one is only written, and larger than the caches.
+    """
 
     name: str
     layout: Layout
+    streamed: bool = False
 
 
 @dataclass
@@ -52,6 +57,7 @@ class NestPlan:
     stages: list[Stage]
     namer: Namer
     stores: list[tuple[str, Index, str, DType]] = field(default_factory=list)
+    streamed: frozenset[str] = frozenset()
 
 
 def make_stage(
@@ -89,7 +95,11 @@ def build_nest(plan: NestPlan) -> tuple[Statement, ...]:
         stage.equation.points // max(1, element_count(stage.equation.shape))
         for stage in plan.stages
     )
-    return (*tables, *_wrap(merged.axes, tuple(body), points, window <= SHORT_WINDOW))
+    simd = window <= SHORT_WINDOW
+    lines: tuple[LineStore, ...] = ()
+    if simd and len(merged.axes) > 1:
+        body, lines = stream_lines(body, merged.axes[-1], plan.streamed, plan.namer)
+    return (*tables, *_wrap(merged.axes, tuple(body), points, simd, lines))
 
 
 def _lane_nest(
@@ -129,9 +139,13 @@ def merge_outputs(plan: NestPlan) -> Merged:
 
 
 def _wrap(
-    axes: tuple[Axis, ...], body: tuple[Statement, ...], points: int, simd: bool
-) -> tuple[Statement, ...]:
-    """Output loops: the outer ones in parallel, the innermost vectorised unless a long sum is."""
+    axes: tuple[Axis, ...], body: tuple[Statement, ...], points: int, simd: bool,
+    lines: tuple[LineStore, ...] = (),
+) -> tuple[Statement, ...]:  # fmt: skip
+    """Output loops: the outer ones in parallel, the innermost vectorised unless a long sum is.
+
+    ``lines`` are filled by the innermost loop and stored after it.
+    """
     if not axes:
         return body
     parallel = points >= PARALLEL_POINTS
@@ -149,6 +163,10 @@ def _wrap(
             simd=simd and innermost and not inside_collapse,
         )  # fmt: skip
         body = (loop,)
+        if lines and innermost:
+            body = (*(line.array for line in lines), loop, *lines)
+        if lines and depth == (collapse if parallel else 1):
+            body = (*body, FinishLines())
     return body
 
 

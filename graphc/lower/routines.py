@@ -10,7 +10,7 @@ from graphc.ir.graph import Node
 from graphc.ir.index import axis_index
 from graphc.ir.loops import BlockSizes, Contraction, Parameter, Statement, TileProduct
 from graphc.ir.routine import Body, Routine
-from graphc.ir.schedule import KernelPlan, Schedule
+from graphc.ir.schedule import Buffer, KernelPlan, Schedule
 from graphc.ir.show import equation_text
 from graphc.ir.types import element_count
 from graphc.lower.access import rename_axes
@@ -23,6 +23,7 @@ from graphc.lower.split import lane_values, recast, split_axes
 from graphc.lower.tiles import Group, build_tiles
 from graphc.passes.classify import contraction_factors
 from graphc.passes.sliding import sliding_product
+from graphc.schedule.blocking import STREAMED_BYTES
 
 
 def lower(schedule: Schedule, block: BlockSizes) -> tuple[Routine, ...]:
@@ -91,15 +92,22 @@ def _parameters(
     touched = [
         o for node in plan.nodes for o in node.inputs if o not in plan.nodes or o in plan.stored
     ]
+    read = {schedule.places[node] for node in touched}
     for node in dict.fromkeys([*touched, *plan.stored]):
         place = schedule.places[node]
         if place not in by_buffer:
             by_buffer[place] = namer.name(schedule.buffers[place].name)
             order.append((place, by_buffer[place]))
-        arrays[node] = Array(by_buffer[place], schedule.layout(node))
+        streamed = place not in read and _is_streamed(schedule.buffers[place])
+        arrays[node] = Array(by_buffer[place], schedule.layout(node), streamed)
     return arrays, tuple(
         Parameter(name, schedule.buffers[place].dtype, place in written) for place, name in order
     )
+
+
+def _is_streamed(buffer: Buffer) -> bool:
+    size = element_count(buffer.shape) * buffer.dtype.size
+    return buffer.storage == "arena" and size > STREAMED_BYTES
 
 
 def buffer_order(plan: KernelPlan, schedule: Schedule) -> tuple[int, ...]:
@@ -149,7 +157,8 @@ def nest_plan(group: Group) -> NestPlan:
         )
         for node in group.stored
     ]
-    return NestPlan(split.axes, stages, group.namer, stores)
+    streamed = frozenset(a.name for a in group.arrays.values() if a.streamed)
+    return NestPlan(split.axes, stages, group.namer, stores, streamed)
 
 
 def _lane_counts(group: Group) -> dict[str, int]:

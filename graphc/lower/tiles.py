@@ -21,9 +21,10 @@ from graphc.lower.names import Namer
 from graphc.lower.nest import Array, make_stage, map_statement
 from graphc.lower.reduction import Stage
 from graphc.lower.split import recast
+from graphc.lower.streams import stream_lines
 from graphc.passes.sliding import SlidingProduct, Window
 from graphc.passes.toom_cook import straight_line, transposed
-from graphc.schedule.blocking import position_blocks, tap_blocks
+from graphc.schedule.blocking import STREAMED_BYTES, position_blocks, tap_blocks
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,17 @@ def _positions(
     axes = (*tiling.tiles, column, *tiling.position, column_lane)
     merged, statements = _epilogue(group, axes, values, ())
     assert not merged.axes
+    streamed = {a.name for a in group.arrays.values() if a.streamed}
+    statements, lines = stream_lines(statements, column_lane, streamed, namer)
     points = math.prod(a.size for a in tiling.algorithms)
     dtype = group.nodes[0].dtype.arithmetic
+    filter_bytes = points * form.inner.extent * form.across.extent * dtype.size
     return TileProduct(
         "positions", tiling.tiles, tuple(w.position.extent for w in form.windows),
         column, channel_block, channel, left, right,
         _programs(a.output for a in tiling.algorithms),
-        tiling.position, column_lane, (*tiling.position, column_lane), statements,
+        tiling.position, column_lane, (*tiling.position, column_lane), tuple(statements), lines,
+        filter_bytes > STREAMED_BYTES,
         blocks
         or position_blocks(
             tiling.count, points, form.inner.extent, form.across.extent, dtype, block
@@ -159,7 +164,7 @@ def _taps(
         "taps", tiling.tiles, tuple(w.position.extent for w in form.windows),
         columns, rows, row_block, left, right,
         _programs(transposed(a.filter) for a in tiling.algorithms),
-        taps, lane, merged.axes, statements,
+        taps, lane, merged.axes, tuple(statements), (), False,
         blocks or tap_blocks(tiling.count, rows.extent, columns.extent, dtype, block),
         dtype, _note(tiling),
     )  # fmt: skip
@@ -265,7 +270,7 @@ def _vectors(
 
 def _epilogue(
     group: Group, axes: tuple[Axis, ...], values: Mapping[str, Index], merging: Sequence[Axis]
-) -> tuple[Merged, tuple[Statement, ...]]:
+) -> tuple[Merged, list[Statement]]:
     """Statements of the followers and the stores; ``merging`` axes merge where arrays let them."""
     leader, *followers = group.nodes
     extents = {a.name: a.extent for a in axes}
@@ -288,7 +293,7 @@ def _epilogue(
         Store(buffer, offset.substitute(merged.values), Name(value, kind))
         for buffer, offset, value, kind in stores
     ]
-    return merged, tuple(statements)
+    return merged, statements
 
 
 def _merge(

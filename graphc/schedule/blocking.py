@@ -15,6 +15,8 @@ _PRODUCTS = 8 << 20  # bytes of products that wait to be transformed back
 _GROUP = 128  # rows and columns of a filter gradient's task
 _TASKS = 16  # enough to share among cores
 
+STREAMED_BYTES = 32 << 20  # what is larger is written past the caches
+
 DEPTH = 256  # rows of a packed panel, which stays in the second-level cache
 _DOT_DEPTH = 2048
 _DOT_COLUMNS = 16

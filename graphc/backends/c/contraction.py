@@ -43,6 +43,7 @@ def contraction_source(
         dots=dots,
         halving=[1 << n for n in reversed(range(block.lanes(body.dtype).bit_length() - 1))],
         micro=_dot_kernel(block) if dots else _micro_kernel(body, block.lanes(body.dtype)),
+        stream_results=bool(body.lines),
         packed_bytes=packed, shared_bytes=shared, private_bytes=private,
         **_panel_words(body), **_parts(body, block),
     )  # fmt: skip
@@ -315,10 +316,22 @@ def _parts(body: Contraction, block: BlockSizes) -> dict[str, object]:
 def _epilogue(body: Contraction, nr: int) -> list[str]:
     """Runs of neighbouring columns of one row of the tile."""
     statements = statement_lines(body.epilogue, depth=0)
-    used = "\n".join(statements)
+    stores = statement_lines(body.lines, depth=0)
+    used = "\n".join([*statements, *stores])
     last = body.epilogue_columns[-1]
     outer = decode_lines(f"column / {last.extent}", body.epilogue_columns[:-1], used)
     whole = nr % last.extent == 0
+    lane = [
+        "#pragma omp simd",
+        f"for (long at = 0; at < {last.extent if whole else 'run'}; at++) {{",
+        f"  const long {last.name} = start + at;",
+        f"  const {TYPES[body.dtype]} sum = from[column - left + at];",
+        *(f"  {line}" for line in statements),
+        "}",
+    ]
+    if body.lines:
+        arrays = statement_lines([line.array for line in body.lines], depth=0)
+        lane = [*arrays, *lane, *stores]
     return [
         *decode_lines("(first_row + row)", body.epilogue_rows, used),
         "for (long column = left; column < stop_column;) {",
@@ -327,12 +340,7 @@ def _epilogue(body: Contraction, nr: int) -> list[str]:
         f"  const long run = {last.extent};"
         if whole
         else f"  const long run = gc_min({last.extent} - start, stop_column - column);",
-        "  #pragma omp simd",
-        f"  for (long at = 0; at < {last.extent if whole else 'run'}; at++) {{",
-        f"    const long {last.name} = start + at;",
-        f"    const {TYPES[body.dtype]} sum = from[column - left + at];",
-        *(f"    {line}" for line in statements),
-        "  }",
+        *(f"  {line}" for line in lane),
         "  column += run;",
         "}",
     ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from graphc.backends.c.mapping import BINARY, FUNCTIONS, NARROW, TYPES, WIDEN, literal
 from graphc.backends.printer import INDENT, Printer
-from graphc.ir.loops import Loop
+from graphc.ir.loops import FinishLines, LineStore, Loop
 from graphc.ir.types import DType
 
 _UNROLLED = 8  # windows up to this long are unrolled
@@ -30,6 +32,17 @@ class CPrinter(Printer):
         pragma = _pragma(loop)
         lines = [f"{pad}#pragma {pragma}"] if pragma else []
         return [*lines, head, *self.statement_lines(loop.body, depth + 1), f"{pad}}}"]
+
+    def one_statement(self, statement: Any, depth: int) -> list[str]:
+        """The lines of one statement; vectors are stored past the caches by functions."""
+        pad = INDENT * depth
+        if isinstance(statement, LineStore):
+            place = f"&{statement.buffer}[{self.index_text(statement.offset)}]"
+            name = statement.array.name
+            return [f"{pad}gc_stream({place}, {name}, sizeof {name});"]
+        if isinstance(statement, FinishLines):
+            return [f"{pad}gc_stream_done();"]
+        return super().one_statement(statement, depth)
 
 
 def _pragma(loop: Loop) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from graphc.backends.c.contraction import PAGE, has_halves
+from graphc.backends.c.fetch import fetch_epilogue, fetch_patch
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.packing import decode_lines, vector_move, vector_text
 from graphc.backends.c.printer import condition_text, scalar_text, statement_lines
@@ -16,6 +17,8 @@ from graphc.backends.templating import render
 from graphc.ir.loops import Patch, TileProduct
 from graphc.ir.routine import Routine
 from graphc.ir.types import Axis, DType, element_count
+
+_LINE = 64  # bytes of a line of the cache
 
 
 def tiles_source(
@@ -40,6 +43,7 @@ class _Transform:
     dense_steps: str = ""
     size: str = ""
     gather: Sequence[str] = ()
+    fetch: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,15 @@ def _positions_source(
     private = _round(points * (v_plane + m_plane) * size)
     rests = {blocks.tiles % blocks.register_rows, tiles % blocks.tiles % blocks.register_rows} - {0}
     epilogue = _tile_epilogue(body)
-    streamed = _patch_transform(body.right, body.dtype, lanes)
+    streamed = _patch_transform(body.right, body.dtype, lanes, tile=body.tiles[-1])
+    fetched = fetch_epilogue(body, lanes)
+    past = body.stream_filters and vector_bytes == _LINE
     text = render(
         "c/tile_positions.c.jinja",
         **_common(routine, body, vector_bytes), parameters=parameters, channels=channels,
         chunk=blocks.columns, channel=body.channel.name, row=body.rows.name,
-        filter=_patch_transform(body.left, body.dtype, lanes), streamed=streamed,
+        filter=_patch_transform(body.left, body.dtype, lanes, past=past), streamed=streamed,
+        stream_filters=past, stream_results=bool(body.lines), fetch=fetched,
         restore=_restore(body, lanes), rows=blocks.register_rows, rests=sorted(rests),
         kernels=[
             _kernel(r, blocks.vectors, lanes, "a[{r} * LANES + lane]", "b + {v} * LANES",
@@ -93,7 +100,7 @@ def _positions_source(
             for r in sorted({blocks.register_rows, *rests}, reverse=True)
         ],
         decode_patch=decode_lines("tile", body.tiles, _used(streamed)),
-        decode_tile=decode_lines("tile", body.tiles, "\n".join(epilogue)),
+        decode_tile=decode_lines("tile", body.tiles, "\n".join([*epilogue, *fetched])),
         epilogue=epilogue, shared_bytes=shared, private_bytes=private,
     )  # fmt: skip
     return text, shared, private
@@ -111,8 +118,10 @@ def _taps_source(
     u_plane = _odd(blocks.rows // lanes * blocks.tiles) * lanes
     v_plane = _odd(blocks.columns // lanes * blocks.tiles) * lanes
     private = _round((points * (u_plane + v_plane) + (0 if whole else sums)) * size)
-    left = _patch_transform(body.left, body.dtype, lanes)
-    right = _patch_transform(body.right, body.dtype, lanes)
+    left, right = (
+        _patch_transform(patch, body.dtype, lanes, tile=body.tiles[-1])
+        for patch in (body.left, body.right)
+    )
     text = render(
         "c/tile_taps.c.jinja",
         **_common(routine, body, vector_bytes), parameters=parameters,
@@ -152,8 +161,13 @@ def _kernel(rows: int, vectors: int, lanes: int, scalar: str, vector: str, place
     )
 
 
-def _patch_transform(patch: Patch, dtype: DType, lanes: int) -> _Transform:
-    """from[positions] -> to[point][plane]."""
+def _patch_transform(
+    patch: Patch, dtype: DType, lanes: int, *, tile: Axis | None = None, past: bool = False
+) -> _Transform:
+    """from[positions] -> to[point][plane], ``past`` the caches; patches of later tiles are fetched.
+
+    ``tile`` is the axis along which patches follow each other.
+    """
     type_name, stored = TYPES[dtype], TYPES[patch.value.dtype]
     sizes = tuple(a.extent for a in patch.positions)
     steps = [f"step{d}" for d in range(len(sizes))]
@@ -164,7 +178,10 @@ def _patch_transform(patch: Patch, dtype: DType, lanes: int) -> _Transform:
         return vector_text(patch.value.dtype, dtype, " + ".join(["from", *terms]))
 
     def store(place: Position, value: str) -> str:
-        return f"*(vector *)(to + {_flat(place, outputs)} * plane) = {value};"
+        target = f"to + {_flat(place, outputs)} * plane"
+        if past:
+            return f"gc_stream({target}, &{value}, sizeof {value});"
+        return f"*(vector *)({target}) = {value};"
 
     arguments = ", ".join(
         [f"const {stored} *restrict from", *(f"long {s}" for s in steps),
@@ -177,6 +194,7 @@ def _patch_transform(patch: Patch, dtype: DType, lanes: int) -> _Transform:
         " && ".join(condition_text(c) for c in patch.inside) or "1",
         ", ".join(f"{step}L" for step in patch.steps), ", ".join(f"{step}L" for step in dense),
         f"{element_count(sizes)} * LANES", _gather(patch),
+        fetch_patch(patch, tile, lanes) if tile is not None else (),
     )  # fmt: skip
 
 
@@ -239,14 +257,17 @@ def _tile_epilogue(body: TileProduct) -> list[str]:
     ends = [line for line in lines if line.startswith("const")]
     loops = [line for line in lines if not line.startswith("const")]
     pad = "  " * len(sizes)
-    return [
-        *ends, *loops,
-        f"{pad}#pragma omp simd",
-        f"{pad}for (long {body.lane.name} = 0; {body.lane.name} < LANES; {body.lane.name}++) {{",
-        f"{pad}  const {TYPES[body.dtype]} sum = results[({place}) * LANES + {body.lane.name}];",
-        *(f"{pad}  {line}" for line in statements),
-        f"{pad}}}",
-    ]  # fmt: skip
+    lane = [
+        "#pragma omp simd",
+        f"for (long {body.lane.name} = 0; {body.lane.name} < LANES; {body.lane.name}++) {{",
+        f"  const {TYPES[body.dtype]} sum = results[({place}) * LANES + {body.lane.name}];",
+        *(f"  {line}" for line in statements),
+        "}",
+    ]
+    if body.lines:
+        arrays = statement_lines([line.array for line in body.lines])
+        lane = ["{", *arrays, *(f"  {line}" for line in lane), *statement_lines(body.lines), "}"]
+    return [*ends, *loops, *(f"{pad}{line}" for line in lane)]
 
 
 def _tap_epilogue(body: TileProduct) -> list[str]:
@@ -288,7 +309,7 @@ def _flat(place: Position, sizes: Sequence[int]) -> int:
 
 
 def _used(one: _Transform) -> str:
-    return "\n".join([one.first, one.inside, *one.gather])
+    return "\n".join([one.first, one.inside, *one.gather, *one.fetch])
 
 
 def _points(body: TileProduct) -> int:

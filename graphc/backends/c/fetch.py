@@ -1,0 +1,73 @@
+"""What the tiles after the next will read is fetched while this one is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from graphc.backends.c.printer import index_text
+from graphc.ir.index import Index, axis_index, constant
+from graphc.ir.loops import Assign, Declare, Patch, Statement, Store, TileProduct
+from graphc.ir.scalar import Call, Load, Scalar
+from graphc.ir.types import Axis
+
+_PATCHES, _TILES = 4, 2  # tiles ahead: of patches, of what the epilogue reads
+
+
+def fetch_patch(patch: Patch, tile: Axis, lanes: int) -> list[str]:
+    """The lines that a patch adds to the one before it along the ``tile`` axis."""
+    if patch.first is None or patch.steps[-1] != lanes:
+        return []
+    step = patch.first.offset.coefficient(tile.name)
+    new = min(step // lanes, patch.positions[-1].extent)
+    if new <= 0:
+        return []
+    *others, last = patch.positions
+    place = patch.first.offset + (last.extent - new) * lanes
+    return _fetch(patch.first, place, tile, _PATCHES, others, patch.steps, new * lanes)
+
+
+def fetch_epilogue(body: TileProduct, lanes: int) -> list[str]:
+    """Whole tiles of the arrays that the epilogue reads; what all tiles share is near anyway."""
+    lines: list[str] = []
+    positions, tile = body.results, body.tiles[-1]
+    for load in dict.fromkeys(_loads(body.epilogue)):
+        steps = [load.offset.coefficient(a.name) for a in positions]
+        known = load.offset.is_affine and load.offset.coefficient(body.lane.name) == 1
+        if not known or steps[-1] != lanes or not load.offset.coefficient(tile.name):
+            continue
+        start = {a.name: constant(0) for a in (*positions, body.lane)}
+        place = load.offset.substitute(start)
+        count = positions[-1].extent * lanes
+        lines += _fetch(load, place, tile, _TILES, positions[:-1], steps, count)
+    return lines
+
+
+def _fetch(
+    load: Load, place: Index, tile: Axis, ahead: int, axes: Sequence[Axis], steps: Sequence[int],
+    count: int,
+) -> list[str]:  # fmt: skip
+    """``count`` neighbours at every position of the axes, ``ahead`` tiles further."""
+    place = place + place.coefficient(tile.name) * ahead
+    for axis, step in zip(axes, steps, strict=False):
+        place = place + axis_index(axis.name) * step
+    size = load.dtype.size
+    loops = [
+        f"{'  ' * depth}for (long {a.name} = 0; {a.name} < {a.extent}; {a.name}++)"
+        for depth, a in enumerate(axes)
+    ]
+    call = f"gc_fetch({load.buffer}, ({index_text(place)}) * {size}, {count * size});"
+    return [*loops, f"{'  ' * len(loops)}{call}"]
+
+
+def _loads(statements: Iterable[Statement]) -> Iterator[Load]:
+    for statement in statements:
+        if isinstance(statement, Declare | Assign | Store):
+            yield from _loads_of(statement.value)
+
+
+def _loads_of(value: Scalar) -> Iterator[Load]:
+    if isinstance(value, Load):
+        yield value
+    elif isinstance(value, Call):
+        for argument in value.arguments:
+            yield from _loads_of(argument)
