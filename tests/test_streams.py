@@ -8,7 +8,7 @@ import pytest
 
 from graphc.compiler import compile_graph
 from graphc.ir.graph import Node
-from graphc.ops import activations, elementwise, leaves
+from graphc.ops import activations, elementwise, leaves, linear
 from graphc.ops.convolution import conv2d
 from graphc.ops.pooling import max_pool2d
 from tests.compiled import check, with_gradients
@@ -68,3 +68,20 @@ def test_arrays_of_the_user_are_stored_as_ever(seeded: np.random.Generator) -> N
     """Nothing is known of where they lie."""
     x = leaves.input("x", (64, 256, 16), "float32")
     assert not streaming([elementwise.multiply(x, x)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("rows", "columns", "depth", "kernels"),
+    [(8, 1000, 512, 2), (8, 33, 2064, 2), (3, 272, 80, 2), (5, 64, 4099, 0)],
+)
+def test_columns_read_in_place(
+    rows: int, columns: int, depth: int, kernels: int, dtype: str, seeded: np.random.Generator
+) -> None:
+    """Few rows: columns are not packed where whole vectors, of them or of the depth, lie together."""
+    x, w = leaves.input("x", (rows, depth), dtype), leaves.input("w", (columns, depth), dtype)
+    outputs = with_gradients(linear.dense(x, w), [x, w], seeded)
+    check(outputs, {n.label: seeded.normal(size=n.shape).astype(dtype) / 8 for n in (x, w)})
+    program = compile_graph(outputs)
+    texts = [(Path(program.folder) / f"{name}.c").read_text() for name in program.kernels]
+    assert sum("as it lies" in text for text in texts) == kernels

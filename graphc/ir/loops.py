@@ -151,6 +151,18 @@ class Pack:
 
 
 @dataclass(frozen=True)
+class InPlace:
+    """A factor of few products, read where it lies: packing would cost more than it saves.
+
+    ``first`` is its element at a column and a depth, which are axes of its offset; ``step`` the
+    elements from one run of neighbours to the next.
+    """
+
+    first: Load
+    step: int
+
+
+@dataclass(frozen=True)
 class BlockSizes:
     """The register block of a machine: rows x (vectors x lanes).
 
@@ -184,6 +196,7 @@ class Contraction:
         skip: blocks where one of these fails add nothing.
         resident: the factor that is packed once, whole, and shared by all tasks.
         row_block, column_panels: rows and column panels of one task.
+        in_place: the columns, where they are not packed.
         pieces: parts of the depth that are summed on their own, then in order.
         panel: elements of packed panels: ``dtype``, or bfloat16 in pairs of neighbouring depth.
         epilogue_rows, epilogue_columns: M and N as the epilogue's memory accesses let them merge.
@@ -201,6 +214,7 @@ class Contraction:
     cut: int
     skip: tuple[Condition, ...]
     resident: Resident
+    in_place: InPlace | None
     row_block: int
     column_panels: int
     pieces: int

@@ -9,8 +9,17 @@ from typing import Literal
 from graphc.ir.blocks import ContractionBlocks
 from graphc.ir.equation import read_symbol
 from graphc.ir.index import Index
-from graphc.ir.loops import BlockSizes, Contraction, Declare, LineStore, Pack, Statement, Store
-from graphc.ir.scalar import Condition, Name, plain_load
+from graphc.ir.loops import (
+    BlockSizes,
+    Contraction,
+    Declare,
+    InPlace,
+    LineStore,
+    Pack,
+    Statement,
+    Store,
+)
+from graphc.ir.scalar import Condition, Load, Name, plain_load
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import (
     Access,
@@ -30,6 +39,7 @@ from graphc.schedule.blocking import DEPTH, ProductSizes, dot_limits, resident_f
 _SHORT_RUN = 8
 _MOST_VECTORS = 4
 _DOT_ROWS = 8  # up to so many rows, vectors of depth are multiplied as they lie
+_RUN = 2048  # neighbours that are read one after the other where columns are not packed
 
 
 def build_contraction(
@@ -60,6 +70,11 @@ def build_contraction(
         _count(depth.axes),
     )  # fmt: skip
     resident = limits.resident or resident_factor(sizes, dtype, width)
+    in_place = None
+    if resident != "columns" and sizes.rows <= _DOT_ROWS and panel is dtype:
+        in_place = _in_place(columns, depth.axes, dtype, lanes)
+    if in_place is not None and not dots:
+        limits = replace(limits, panels=limits.panels or max(1, _RUN // width))
     blocks = _count(depth.axes[:split]) * -(-depth.axes[split].extent // cut)
     row_block, panels, pieces = task_size(limits, sizes, resident, blocks, block.rows, width)
     epilogue_rows, epilogue_columns, statements = _epilogue(plan, factors)
@@ -69,10 +84,25 @@ def build_contraction(
         statements, lines = stream_lines(statements, last, plan.streamed, plan.namer)
     return Contraction(
         tuple(a for a in factors.batch if a.extent > 1), depth.axes, rows, columns, split, cut,
-        substitute_conditions(skipped, depth.values) if outer else (), resident, row_block,
-        panels, pieces, epilogue_rows.axes, epilogue_columns.axes, tuple(statements), lines, block,
-        panel, dtype,
+        substitute_conditions(skipped, depth.values) if outer else (), resident, in_place,
+        row_block, panels, pieces, epilogue_rows.axes, epilogue_columns.axes, tuple(statements),
+        lines, block, panel, dtype,
     )  # fmt: skip
+
+
+def _in_place(columns: Pack, depth: tuple[Axis, ...], dtype: DType, lanes: int) -> InPlace | None:
+    """The columns as they lie, if whole vectors of the depth or of columns are neighbours."""
+    load = columns.value
+    if columns.conditions or not isinstance(load, Load) or load.dtype is not dtype:
+        return None
+    if len(columns.lanes) != 1 or len(depth) != 1 or not load.offset.is_affine:
+        return None
+    column, along = (load.offset.coefficient(axis.name) for axis in (*columns.lanes, *depth))
+    if columns.order == "vectors" and along == 1:
+        return InPlace(load, column)
+    if columns.order == "lanes" and column == 1 and columns.lanes[0].extent % lanes == 0:
+        return InPlace(load, along)
+    return None
 
 
 def _register_block(factors: Factors, block: BlockSizes) -> BlockSizes:

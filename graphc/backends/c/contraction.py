@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from graphc.backends.c.inplace import in_place_words
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.packing import decode_lines, pack_lines, transpose_lines
 from graphc.backends.c.printer import condition_text, statement_lines
 from graphc.backends.templating import render
-from graphc.ir.loops import BlockSizes, Contraction, Pack
+from graphc.ir.loops import BlockSizes, Contraction, InPlace, Pack
 from graphc.ir.routine import Routine
 from graphc.ir.scalar import plain_load
 from graphc.ir.types import Axis, DType, element_count
@@ -29,23 +30,24 @@ def contraction_source(
     packed, partial, private = _workspace(body, block, body.cut * inner)
     shared = packed + partial
     turned, dots = body.columns.order == "transposed", body.columns.order == "vectors"
+    lanes = block.lanes(body.dtype)
     text = render(
         "c/contraction.c.jinja",
         title=routine.title, name=routine.name, parameters=parameters, type=TYPES[body.dtype],
         mask_type="int32_t" if size == 4 else "int64_t",
-        vector_bytes=block.vector_bytes, alignment=size, lanes=block.lanes(body.dtype),
+        vector_bytes=block.vector_bytes, alignment=size, lanes=lanes,
         rows=rows, columns=columns, depth=_count(body.depth), batch=_count(body.batch),
         row_block=body.row_block, panels=body.column_panels, mr=block.rows, nr=nr,
         cut=body.cut, extent=extent, inner=inner, pieces=body.pieces,
         blocks=_count(body.depth[: body.split]) * -(-extent // body.cut),
-        transpose=transpose_lines(body.columns, block.lanes(body.dtype), "NR") if turned else [],
+        transpose=transpose_lines(body.columns, lanes, "NR") if turned else [],
         columns_type=TYPES[_stored_type(body.columns)], halves=has_halves(routine),
         dots=dots,
-        halving=[1 << n for n in reversed(range(block.lanes(body.dtype).bit_length() - 1))],
-        micro=_dot_kernel(block) if dots else _micro_kernel(body, block.lanes(body.dtype)),
+        halving=[1 << n for n in reversed(range(lanes.bit_length() - 1))],
+        micro=_dot_kernel(block, body.in_place) if dots else _micro_kernel(body, lanes),
         stream_results=bool(body.lines),
         packed_bytes=packed, shared_bytes=shared, private_bytes=private,
-        **_panel_words(body), **_parts(body, block),
+        **_panel_words(body), **_parts(body, block), **in_place_words(body),
     )  # fmt: skip
     return text, shared, private
 
@@ -102,7 +104,7 @@ def _workspace(body: Contraction, block: BlockSizes, block_depth: int) -> tuple[
         private += max(block.rows, nr) * block_depth * panel
     if body.resident != "rows":
         private += row_block * block_depth * panel
-    if body.resident != "columns":
+    if body.resident != "columns" and body.in_place is None:
         private += body.column_panels * nr * block_depth * panel
     tasks = (
         batch
@@ -157,10 +159,14 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
     )
 
 
-def _dot_kernel(block: BlockSizes) -> _MicroKernel:
+def _dot_kernel(block: BlockSizes, in_place: InPlace | None) -> _MicroKernel:
     """Every accumulator is a vector of depth, added up at the end."""
     rows, columns = range(block.rows), range(block.vectors)
-    loads = ", ".join(f"b{n} = *(const vector *)(b + {n} * LANES)" for n in columns)
+    places = ["column{n}" if in_place is not None else "{n} * LANES"] * block.vectors
+    loads = ", ".join(
+        f"b{n} = *(const vector *)(b + {place.format(n=n)})" for n, place in enumerate(places)
+    )
+    step = "LANES" if in_place is not None else "NR * LANES"
 
     def each(text: str, separator: str = "; ") -> list[str]:
         return [separator.join(text.format(r=r, n=n) for n in columns) + ";" for r in rows]
@@ -168,7 +174,7 @@ def _dot_kernel(block: BlockSizes) -> _MicroKernel:
     products = each("c{r}_{n} += a{r} * b{n}")
     place = "*(vector *)(tile + ({r} * TILE_WIDTH + {n}) * LANES)"
     return _MicroKernel(
-        loops=["for (long k = 0; k < depth; k += LANES, a += MR * LANES, b += NR * LANES) {"],
+        loops=[f"for (long k = 0; k < depth; k += LANES, a += MR * LANES, b += {step}) {{"],
         zero=[f"vector {line}" for line in each("c{r}_{n} = {{0}}", ", ")],
         load=f"const vector {loads};",
         multiply=[
@@ -284,7 +290,9 @@ def _parts(body: Contraction, block: BlockSizes) -> dict[str, object]:
     lanes, sides = block.lanes(body.dtype), _sides(body)
     _, heads = _depth_heads(body)
     rows, columns = (
-        side.packing(heads, "block", side.mine, lanes) if body.resident != name else []
+        side.packing(heads, "block", side.mine, lanes)
+        if name != body.resident and (body.in_place is None or name == "rows")
+        else []
         for name, side in sides.items()
     )
     epilogue = _epilogue(body, body.register_columns)
