@@ -78,7 +78,7 @@ def test_arrays_of_the_user_are_stored_as_ever(seeded: np.random.Generator) -> N
 def test_columns_read_in_place(
     rows: int, columns: int, depth: int, kernels: int, dtype: str, seeded: np.random.Generator
 ) -> None:
-    """Few rows: columns are not packed where whole vectors, of them or of the depth, lie together."""
+    """Columns are not packed where whole vectors, of them or of the depth, lie together."""
     x, w = leaves.input("x", (rows, depth), dtype), leaves.input("w", (columns, depth), dtype)
     outputs = with_gradients(linear.dense(x, w), [x, w], seeded)
     check(outputs, {n.label: seeded.normal(size=n.shape).astype(dtype) / 8 for n in (x, w)})
