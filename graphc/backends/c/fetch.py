@@ -1,4 +1,4 @@
-"""What the tiles after the next will read is fetched while this one is computed."""
+"""What later tiles will read is fetched while this one is computed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from graphc.backends.c.printer import index_text
 from graphc.ir.index import Index, axis_index, constant
 from graphc.ir.loops import Assign, Declare, Patch, Statement, Store, TileProduct
-from graphc.ir.scalar import Call, Load, Scalar
+from graphc.ir.scalar import Call, Load, Scalar, plain_load
 from graphc.ir.types import Axis
 
 _PATCHES, _TILES = 4, 2  # tiles ahead: of patches, of what the epilogue reads
+_FILTERS, _REGION = 4, 2048  # channels ahead, bytes of a channel's filters
 
 
 def fetch_patch(patch: Patch, tile: Axis, lanes: int) -> list[str]:
@@ -24,6 +25,23 @@ def fetch_patch(patch: Patch, tile: Axis, lanes: int) -> list[str]:
     *others, last = patch.positions
     place = patch.first.offset + (last.extent - new) * lanes
     return _fetch(patch.first, place, tile, _PATCHES, others, patch.steps, new * lanes)
+
+
+def fetch_filters(patch: Patch, channel: Axis) -> list[str]:
+    """The filters of a later channel, where those of one channel lie together."""
+    load = plain_load(patch.value)
+    if load is None:
+        return []
+    inside = {a.name: a.extent for a in (*patch.positions, patch.lane)}
+    start = load.offset.substitute({name: constant(0) for name in inside})
+    moved = load.offset - start
+    if not moved.names <= inside.keys():
+        return []
+    low, high = moved.bounds(inside)
+    count = high - low + 1
+    if count * load.dtype.size > _REGION:
+        return []
+    return _fetch(load, start + low, channel, _FILTERS, (), (), count)
 
 
 def fetch_epilogue(body: TileProduct, lanes: int) -> list[str]:

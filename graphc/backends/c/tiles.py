@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from graphc.backends.c.contraction import PAGE, has_halves
-from graphc.backends.c.fetch import fetch_epilogue, fetch_patch
+from graphc.backends.c.fetch import fetch_epilogue, fetch_filters, fetch_patch
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.packing import decode_lines, vector_move, vector_text
 from graphc.backends.c.printer import condition_text, scalar_text, statement_lines
@@ -84,14 +84,15 @@ def _positions_source(
     private = _round(points * (v_plane + m_plane) * size)
     rests = {blocks.tiles % blocks.register_rows, tiles % blocks.tiles % blocks.register_rows} - {0}
     epilogue = _tile_epilogue(body)
-    streamed = _patch_transform(body.right, body.dtype, lanes, tile=body.tiles[-1])
+    streamed = _patch_transform(body.right, body.dtype, lanes, body.tiles[-1])
     fetched = fetch_epilogue(body, lanes)
     past = body.stream_filters and vector_bytes == _LINE
     text = render(
         "c/tile_positions.c.jinja",
         **_common(routine, body, vector_bytes), parameters=parameters, channels=channels,
         chunk=blocks.columns, channel=body.channel.name, row=body.rows.name,
-        filter=_patch_transform(body.left, body.dtype, lanes, past=past), streamed=streamed,
+        filter=_patch_transform(body.left, body.dtype, lanes, body.channel, past=past),
+        streamed=streamed,
         stream_filters=past, stream_results=bool(body.lines), fetch=fetched,
         restore=_restore(body, lanes), rows=blocks.register_rows, rests=sorted(rests),
         kernels=[
@@ -119,7 +120,7 @@ def _taps_source(
     v_plane = _odd(blocks.columns // lanes * blocks.tiles) * lanes
     private = _round((points * (u_plane + v_plane) + (0 if whole else sums)) * size)
     left, right = (
-        _patch_transform(patch, body.dtype, lanes, tile=body.tiles[-1])
+        _patch_transform(patch, body.dtype, lanes, body.tiles[-1])
         for patch in (body.left, body.right)
     )
     text = render(
@@ -162,11 +163,11 @@ def _kernel(rows: int, vectors: int, lanes: int, scalar: str, vector: str, place
 
 
 def _patch_transform(
-    patch: Patch, dtype: DType, lanes: int, *, tile: Axis | None = None, past: bool = False
+    patch: Patch, dtype: DType, lanes: int, along: Axis, *, past: bool = False
 ) -> _Transform:
     """from[positions] -> to[point][plane], ``past`` the caches; patches of later tiles are fetched.
 
-    ``tile`` is the axis along which patches follow each other.
+    Patches follow each other ``along`` an axis.
     """
     type_name, stored = TYPES[dtype], TYPES[patch.value.dtype]
     sizes = tuple(a.extent for a in patch.positions)
@@ -194,7 +195,7 @@ def _patch_transform(
         " && ".join(condition_text(c) for c in patch.inside) or "1",
         ", ".join(f"{step}L" for step in patch.steps), ", ".join(f"{step}L" for step in dense),
         f"{element_count(sizes)} * LANES", _gather(patch),
-        fetch_patch(patch, tile, lanes) if tile is not None else (),
+        fetch_patch(patch, along, lanes) or fetch_filters(patch, along),
     )  # fmt: skip
 
 
