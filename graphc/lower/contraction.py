@@ -37,6 +37,7 @@ from graphc.passes.classify import Factor, Factors
 from graphc.schedule.blocking import DEPTH, ProductSizes, dot_limits, resident_factor, task_size
 
 _SHORT_RUN = 8
+_NEAR = 8  # elements: neighbours in a run that are no further apart share a line
 _MOST_VECTORS = 4
 _DOT_ROWS = 8  # up to so many rows, vectors of depth are multiplied as they lie
 _RUN = 2048  # neighbours that are read one after the other where columns are not packed
@@ -233,6 +234,9 @@ def _order(
         return "lanes"
     if depth_step == 1 and depth[-1].extent >= _SHORT_RUN:
         return "vectors" if depth[-1].extent % vector == 0 else "depth"
+    long_lanes, long_depth = (axes[-1].extent >= _SHORT_RUN for axes in (lanes or depth, depth))
+    if long_lanes != long_depth and 0 < (lane_step if long_lanes else depth_step) <= _NEAR:
+        return "lanes" if long_lanes else "depth"
     return "lanes" if 0 < lane_step <= (depth_step or lane_step) else "depth"
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from graphc.backends.c.mapping import TYPES, WIDEN_VECTOR
 from graphc.backends.c.printer import condition_text, index_text, scalar_text
-from graphc.ir.index import Index, axis_index
+from graphc.ir.index import Index, axis_index, constant
 from graphc.ir.loops import Pack
 from graphc.ir.scalar import Call, Condition, Inside, Number, Scalar, plain_load
 from graphc.ir.types import Axis, DType, element_count
@@ -45,7 +45,7 @@ def pack_lines(
         return _transposed(pack, heads, width, count, lanes)
     if pack.order == "vectors":
         return _vectors(pack, heads, width, count, depth, value, lanes)
-    inner = _nested(heads, [f"*to = {value};", f"to += {width};"])
+    inner = _clipped(pack, heads, width) or _nested(heads, [f"*to = {value};", f"to += {width};"])
     return [
         f"for (long lane = 0; lane < {width}; lane++) {{",
         f"  {_pointer(pack)} to = target + lane;",
@@ -58,6 +58,42 @@ def pack_lines(
         *(f"  {line}" for line in inner),
         "}",
     ]
+
+
+def _clipped(pack: Pack, heads: Sequence[str], width: str) -> list[str]:
+    """One lane along the depth: where its conditions begin and cease to hold is known beforehand.
+
+    Empty where that is not so, or where there are none.
+    """
+    guarded = _guarded_load(pack.value, pack.conditions)
+    if guarded is None or not guarded[0]:
+        return []
+    name, begin, end = _bounds_of(heads[-1])
+    outside: list[Condition] = []
+    lines = [f"long begin = {begin}, end = {end};"]
+    for condition in guarded[0]:
+        if name not in condition.index.names:
+            outside.append(condition)
+            continue
+        step = condition.index.coefficient(name)
+        if condition.divisor != 1 or _bends(condition.index, name) or step <= 0:
+            return []
+        rest = condition.index.substitute({name: constant(0)})
+        for bound, edge, choose in (
+            (condition.lower, "begin", "gc_max"), (condition.upper, "end", "gc_min")
+        ):  # fmt: skip
+            if bound is not None:
+                place = index_text(bound + step - 1 - rest)
+                place = f"gc_floor_div({place}, {step})" if step > 1 else place
+                lines.append(f"{edge} = {choose}({edge}, {place});")
+    if outside:
+        lines.append(f"if (!({_test(outside)})) end = begin;")
+    lines.append(f"long {name} = {begin};")
+    for stop, value in (
+        (f"gc_min(begin, {end})", "0"), ("end", scalar_text(guarded[1])), (end, "0")
+    ):  # fmt: skip
+        lines.append(f"for (; {name} < {stop}; {name}++, to += {width}) *to = {value};")
+    return _nested(heads[:-1], lines)
 
 
 def vector_move(value: Scalar, axis: str, tests: Sequence[Condition] = ()) -> str | None:
@@ -248,7 +284,14 @@ def _next_lane(pack: Pack) -> list[str]:
 
 
 def _axis_of(head: str) -> str:
-    return head.split()[1 + head.split().index("(long")]
+    return _bounds_of(head)[0]
+
+
+def _bounds_of(head: str) -> tuple[str, str, str]:
+    """The variable of a loop, its first value, and the one that it does not reach."""
+    found = re.fullmatch(r"for \(long (\w+) = (\w+); \w+ < (\w+); .*\)", head)
+    assert found is not None, head
+    return found[1], found[2], found[3]
 
 
 def _transposed(pack: Pack, heads: Sequence[str], width: str, count: str, lanes: int) -> list[str]:
