@@ -16,6 +16,7 @@ from graphc.ir.routine import Body, Routine
 from graphc.ir.schedule import KernelPlan, Schedule
 from graphc.ir.types import Axis, element_count
 from graphc.lower.access import Merged
+from graphc.lower.group import Group
 from graphc.lower.lanes import in_lanes
 from graphc.lower.names import RESERVED_ON_DEVICE, Namer
 from graphc.lower.nest import (
@@ -35,7 +36,6 @@ from graphc.lower.reduction import (
 )
 from graphc.lower.routines import in_phases, lower_kernel, nest_plan
 from graphc.lower.teams import choose_team, one_each
-from graphc.lower.tiles import Group
 from graphc.passes.classify import contraction_factors
 
 _MANY_PRODUCTS = 1 << 12  # here neighbours share what they read, so that caches serve them
