@@ -112,7 +112,7 @@ def _positions(
     if group.pooled is not None:
         tile = (*tiling.position, column_lane)
         place = row_major(tuple(a.extent for a in tile)).offset(_indexes(tile))
-        statements = (*statements, keep_value(group.pooled, RESULTS, place))
+        statements += (keep_value(group.pooled, RESULTS, place),)
         windows = _windows(group, group.pooled, tiling, (column, column_lane), values)
     streamed = {a.name for a in group.arrays.values() if a.streamed}
     epilogue, lines = stream_lines(statements, column_lane, streamed, namer)
