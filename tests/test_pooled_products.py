@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 
 from graphc.backends.base import Program
+from graphc.backends.c.mapping import BLOCKS
 from graphc.compiler import compile_graph
-from graphc.ir.graph import Node
+from graphc.ir.graph import Graph, Node
 from graphc.ops import activations, elementwise, leaves, pooling
 from graphc.ops.convolution import conv1d, conv2d, conv3d
 from graphc.ops.define import argmax_over, argmin_over, axes, axis, define, max_over, min_over, op
 from graphc.ops.pooling import lp_pool2d, max_pool2d, mean_pool2d
+from graphc.passes.pipeline import run_passes
 from graphc.passes.windows import window_sizes
+from graphc.schedule.plan import make_schedule
 from graphc.schedule.products import Products
+from graphc.tune.kernel import alone
+from graphc.tune.variants import Space
 from tests.compiled import check, with_gradients
 
 Feeds = dict[str, np.ndarray]
@@ -234,3 +239,37 @@ def test_a_sum_of_products_over_windows(seeded: np.random.Generator) -> None:
     check([mean_pool2d(elementwise.multiply(y, y), 2)], fed(seeded, [x, w]))
     depthwise = conv2d(y, leaves.input("v", (16, 1, 2, 2)), stride=2, groups=16)
     assert window_sizes(depthwise.op_equation()) is None
+
+
+SIZES = [
+    (max_pool2d, (2, 3, 8, 8), 2, (1, 1, 2, 2)),
+    (max_pool2d, (2, 3, 9, 8), (4, 2), (1, 1, 4, 2)),
+    (mean_pool2d, (2, 3, 4, 4), 4, (1, 1, 4, 4)),  # one window an image
+    (pooling.max_pool1d, (2, 3, 9), 3, (1, 1, 3)),
+]
+
+
+@pytest.mark.parametrize(("pool", "image", "window", "sizes"), SIZES)
+def test_sizes_of_windows(pool, image: tuple[int, ...], window, sizes: tuple[int, ...]) -> None:
+    assert window_sizes(pool(leaves.input("x", image), window).op_equation()) == sizes
+
+
+@pytest.mark.parametrize("settings", [{"stride": 1}, {"stride": 3}, {"padding": 1}])
+def test_no_sizes_of_other_windows(settings: dict[str, int]) -> None:
+    x = leaves.input("x", (2, 3, 9, 9))
+    assert window_sizes(max_pool2d(x, 2, **settings).op_equation()) is None
+
+
+def test_tuning_keeps_windows_within_tiles() -> None:
+    """Neither the plain sum nor tiles that windows cross are tried."""
+    x, w = leaves.input("x", (2, 16, 16, 16)), leaves.parameter("w", (16, 16, 3, 3))
+    block = BLOCKS["avx2"]
+    tried = []
+    for window in (2, 4):
+        out = max_pool2d(activations.relu(conv2d(x, w, padding=1)), window)
+        schedule = make_schedule(run_passes(Graph((out,))), block)
+        [plan] = schedule.kernels
+        space = Space(alone(plan, schedule), block, False)
+        found = [space.default, *space.proposals(space.default, 0)]
+        tried.append({tuple(a.outputs for a in c.variant.algorithms) for c in found})
+    assert tried == [{(4, 4), (4, 2), (2, 4), (2, 2)}, {(4, 4)}]

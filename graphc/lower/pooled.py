@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from graphc.ir.graph import Node
 from graphc.ir.index import Index, axis_index
 from graphc.ir.loops import Assign, Declare, Loop, Statement, Store
-from graphc.ir.scalar import Element, Name, Number
+from graphc.ir.scalar import Element, Name, Number, Scalar
 from graphc.ir.types import Axis, DType
 from graphc.lower.access import Access, Merged
 from graphc.lower.freeze import as_type, widened
@@ -18,10 +18,10 @@ from graphc.lower.reduction import Stage, sibling_blocks
 from graphc.lower.split import recast
 
 
-def keep_value(pooled: Group, buffer: str, place: Index) -> Assign:
-    """The value whose windows are reduced takes the place of the sum that it came from."""
+def pooled_value(pooled: Group) -> Scalar:
+    """The value whose windows are reduced, as arithmetic takes it."""
     source = pooled.nodes[0].inputs[0]
-    return Assign(buffer, widened(Name(pooled.values[source], source.dtype)), place)
+    return widened(Name(pooled.values[source], source.dtype))
 
 
 def pooled_statements(
@@ -43,7 +43,7 @@ def pooled_statements(
         if equation.is_map:
             stage = make_stage(node, equation, value, computed, pooled.arrays)
         else:
-            place = element(equation.reads[0].index).simplify(equation.extents)
+            place = element(equation.reads[0].index)
             stage = Stage(node, equation, [Access(buffer, dtype, place, (), 0.0)], (), value)
         stages.append(stage)
         computed[node] = value

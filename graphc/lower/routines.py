@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from graphc.ir.equation import Equation
@@ -143,10 +143,14 @@ def in_phases(group: Group) -> Group | None:
     return replace(group, equations=equations | {leader: phased.equation}, places=phased.values)
 
 
-def nest_plan(group: Group) -> NestPlan:
-    """Stages over axes that are split where an array lies in blocks of lanes."""
-    lanes = _lane_counts(group)
-    names = {axis: group.namer.axis(f"{axis}_lane") for axis in lanes}
+def nest_plan(
+    group: Group, windows: Mapping[str, int] | None = None, names: Mapping[str, str] | None = None
+) -> NestPlan:
+    """Stages over axes that are split where an array lies in blocks of lanes, or in ``windows``
+    whose inner axes have ``names``.
+    """
+    lanes = windows or _lane_counts(group)
+    names = names or {axis: group.namer.axis(f"{axis}_lane") for axis in lanes}
     computed: dict[Node, str] = {}
     stages: list[Stage] = []
     for node in group.nodes:

@@ -11,7 +11,16 @@ from graphc.ir.blocks import TileBlocks
 from graphc.ir.equation import Guard, Read
 from graphc.ir.index import Index
 from graphc.ir.layout import row_major
-from graphc.ir.loops import BlockSizes, Declare, Patch, Statement, Store, TileProduct, TileWindows
+from graphc.ir.loops import (
+    Assign,
+    BlockSizes,
+    Declare,
+    Patch,
+    Statement,
+    Store,
+    TileProduct,
+    TileWindows,
+)
 from graphc.ir.scalar import Condition, Load, Name
 from graphc.ir.tiles import LinearProgram, Matrix, TileAlgorithm
 from graphc.ir.types import Axis, element_count
@@ -20,7 +29,7 @@ from graphc.lower.freeze import as_type
 from graphc.lower.group import Group
 from graphc.lower.names import Namer
 from graphc.lower.nest import make_stage, map_statement
-from graphc.lower.pooled import bytes_apart, keep_value, pooled_statements
+from graphc.lower.pooled import bytes_apart, pooled_statements, pooled_value
 from graphc.lower.reduction import Stage
 from graphc.lower.split import recast
 from graphc.lower.streams import stream_lines
@@ -112,7 +121,7 @@ def _positions(
     if group.pooled is not None:
         tile = (*tiling.position, column_lane)
         place = row_major(tuple(a.extent for a in tile)).offset(_indexes(tile))
-        statements += (keep_value(group.pooled, RESULTS, place),)
+        statements += (Assign(RESULTS, pooled_value(group.pooled), place),)  # instead of the sum
         windows = _windows(group, group.pooled, tiling, (column, column_lane), values)
     streamed = {a.name for a in group.arrays.values() if a.streamed}
     epilogue, lines = stream_lines(statements, column_lane, streamed, namer)

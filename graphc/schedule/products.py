@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphc.ir.graph import Node
 from graphc.ir.loops import BlockSizes
 from graphc.ir.tiles import TileAlgorithm
-from graphc.ir.types import DType
+from graphc.ir.types import Axis, DType, element_count
 from graphc.passes.classify import Factors, contraction_factors
 from graphc.passes.sliding import sliding_product
 from graphc.passes.windows import window_sizes
 from graphc.schedule.choose import Choice, choose_tiles, stored_type, tile_type
+from graphc.schedule.product_tiles import MOST_BATCHES, ROWS
 
 
 @dataclass
@@ -40,11 +42,12 @@ class Products:
         Where it is possible it always pays: the results are at hand, and need not be stored for
         it.
         """
-        if product_factors(leader) is None:
-            return "it is no product of tiles"
+        factors = product_factors(leader)
+        if factors is None:
+            return "it is no product"
         choice = self.choice(leader)
         if self.block is None:
-            return "tiles of a device are rows of any windows"
+            return row_refusal(leader, factors, pool)
         if choice is None or not choice.algorithms:
             return "plain sums are finished row by row"
         return tile_refusal(leader, choice.algorithms, pool)
@@ -66,3 +69,23 @@ def tile_refusal(leader: Node, algorithms: Sequence[TileAlgorithm], pool: Node) 
         if outputs.get(axis.name, 1) % size:
             return f"windows of {size} cross tiles of {outputs.get(axis.name, 1)} along {axis.name}"
     return None
+
+
+def row_refusal(leader: Node, factors: Factors, pool: Node) -> str | None:
+    """What windows do that neighbouring rows of a device's tiles cannot hold."""
+    sizes = window_sizes(pool.op_equation()) or ()
+    axes = leader.op_equation().axes
+    long = [(axis, size) for axis, size in zip(axes, sizes, strict=True) if size > 1]
+    if not leader.dtype.is_float or _count(factors.batch) > MOST_BATCHES:
+        return "it is no product of tiles"
+    if not any({a for a, _ in long} <= set(own) for own in (factors.row_axes, factors.column_axes)):
+        return "windows do not lie within one factor"
+    for axis, size in long:
+        if axis.extent % size:
+            return f"windows of {size} leave some of {axis.name} over"
+    count = math.prod(sizes)
+    return f"windows of {count} do not divide tiles of {ROWS} rows" if ROWS % count else None
+
+
+def _count(axes: Sequence[Axis]) -> int:
+    return element_count(tuple(axis.extent for axis in axes))
