@@ -97,6 +97,21 @@ class ProductTile:
 
 
 @dataclass(frozen=True)
+class GridWindows:
+    """What follows finished results over windows, each of which is ``size`` neighbouring rows.
+
+    Attributes:
+        rows, columns: the axes that count windows, and those of N.
+        statements: for one window and column; they read ``sums`` from the window's first ``place``.
+    """
+
+    size: int
+    rows: tuple[Axis, ...]
+    columns: tuple[Axis, ...]
+    statements: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
 class GridProduct:
     """out[batch, m, n] = epilogue(sum over k of rows[batch, m, k] * columns[batch, k, n]) by tiles.
 
@@ -109,6 +124,7 @@ class GridProduct:
         lanes: neighbours along N that the epilogue computes together.
         epilogue: statements for the element, or the lanes, at ``row`` and ``column`` of the matrix,
             whose sums are the buffer ``sums`` at its ``place``.
+        windows: what follows the epilogue, where windows of its values are reduced.
         finish: the sum of the pieces in order, and the real epilogue, if there are several.
         factor, dtype: the elements of the tiles, and of the sums.
         wide: whether a place in an array may need 64 bits.
@@ -125,6 +141,7 @@ class GridProduct:
     out_columns: tuple[Axis, ...]
     lanes: int
     epilogue: tuple[Statement, ...]
+    windows: GridWindows | None
     finish: GridNest | None
     factor: DType
     dtype: DType

@@ -118,9 +118,9 @@ class Index:
             return atom if isinstance(atom, str) else None
         return None
 
-    def coefficient(self, name: str) -> int:
-        """The coefficient of a bare axis name; 0 if it does not occur bare."""
-        return next((c for a, c in self.terms if a == name), 0)
+    def coefficient(self, atom: Atom) -> int:
+        """The coefficient of an atom such as a bare axis name; 0 if it does not occur so."""
+        return next((c for a, c in self.terms if a == atom), 0)
 
     def substitute(self, values: Mapping[str, Index]) -> Index:
         """Replace axis names by indexes."""

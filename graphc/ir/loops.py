@@ -258,6 +258,25 @@ class Patch:
 
 
 @dataclass(frozen=True)
+class TileWindows:
+    """What follows a tile of results over its windows.
+
+    Attributes:
+        axes: the windows of a tile, along each dimension.
+        limits: how many windows there are along each dimension; the last tile may overhang.
+        statements: for one window and lane; they read the tile as the array ``results``.
+        arrays: what the lanes fill.
+        after: what is done with it after the lanes.
+    """
+
+    axes: tuple[Axis, ...]
+    limits: tuple[int, ...]
+    statements: tuple[Statement, ...]
+    arrays: tuple[Declare, ...]
+    after: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
 class TileProduct:
     """A sliding product by tiles: transform, multiply point by point, transform back.
 
@@ -282,6 +301,7 @@ class TileProduct:
         lines: what the lanes of a position fill, stored after them.
         stream_filters: transformed filters are stored past the caches too.
         note: what is computed, for readers of the source.
+        windows: what follows the epilogue, where windows of its values are reduced.
     """
 
     result: Literal["positions", "taps"]
@@ -302,3 +322,4 @@ class TileProduct:
     blocks: TileBlocks
     dtype: DType
     note: tuple[str, ...]
+    windows: TileWindows | None = None

@@ -38,7 +38,8 @@ class KernelPlan:
     ``strategy`` is "contraction" where the leader is a sum of products worth packing, "tiles"
     where such a sum slides a window and is computed by ``algorithms``, one a dimension. Either is
     cut by its blocks; where these say nothing, ``schedule/blocking.py`` decides by the sizes that
-    lowering finds.
+    lowering finds. ``pooled`` are the last nodes: reductions over windows of the leader's results
+    and maps of what these give, computed while a tile of results is at hand.
     """
 
     name: str
@@ -49,6 +50,12 @@ class KernelPlan:
     algorithms: tuple[TileAlgorithm, ...] = ()
     contraction_blocks: ContractionBlocks = BY_RULE
     tile_blocks: TileBlocks | None = None
+    pooled: tuple[Node, ...] = ()
+
+    @property
+    def unpooled(self) -> tuple[Node, ...]:
+        """The nodes of the leader's own shape."""
+        return self.nodes[: len(self.nodes) - len(self.pooled)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from graphc.ir.routine import Body, Routine
 from graphc.ir.schedule import KernelPlan, Schedule
 from graphc.ir.types import Axis, element_count
 from graphc.lower.access import Merged
+from graphc.lower.group import Group
 from graphc.lower.lanes import in_lanes
 from graphc.lower.names import RESERVED_ON_DEVICE, Namer
 from graphc.lower.nest import (
@@ -34,12 +35,12 @@ from graphc.lower.reduction import (
     sibling_blocks,
 )
 from graphc.lower.routines import in_phases, lower_kernel, nest_plan
+from graphc.lower.row_windows import row_windows
 from graphc.lower.teams import choose_team, one_each
-from graphc.lower.tiles import Group
 from graphc.passes.classify import contraction_factors
+from graphc.schedule.product_tiles import MOST_BATCHES
 
 _MANY_PRODUCTS = 1 << 12  # here neighbours share what they read, so that caches serve them
-_MOST_BATCHES = (1 << 16) - 1  # blocks along y
 _WIDE = 1 << 31  # places from here on need 64 bits
 
 
@@ -62,12 +63,16 @@ def grid_product(group: Group, tf32: bool) -> GridProduct | None:
     """The product of a kernel's leader; None where its type has none, or a grid too few blocks."""
     if not group.nodes[0].dtype.is_float:
         return None
-    nest = nest_plan(in_phases(group) or group)
+    windows = row_windows(group)
+    if windows is not None:
+        nest = nest_plan(group, windows.sizes, windows.names)
+    else:
+        nest = nest_plan(in_phases(group) or group)
     factors = contraction_factors(nest.stages[0].equation)
     assert factors is not None
-    if _extent(factors.batch) > _MOST_BATCHES:
+    if _extent(factors.batch) > MOST_BATCHES:
         return None
-    return build_product(nest, factors, _sizes(group), tf32)
+    return build_product(nest, factors, _sizes(group), tf32, windows)
 
 
 def _sizes(group: Group) -> list[int]:

@@ -7,7 +7,7 @@ runs through an operand's memory decides which way round its tile is kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphc.ir.equation import read_symbol
 from graphc.ir.grid import GridNest, GridProduct, Multiply, Operand
@@ -22,13 +22,16 @@ from graphc.lower.freeze import MutableEnvironment, as_type, freeze
 from graphc.lower.lanes import moved_lanes
 from graphc.lower.names import Namer
 from graphc.lower.nest import NestPlan, map_statement
+from graphc.lower.pooled import pooled_value
 from graphc.lower.reduction import Stage
+from graphc.lower.row_windows import RowWindows, finish_windows, grid_windows
 from graphc.lower.teams import one_each
 from graphc.passes.classify import Factor, Factors
 from graphc.schedule.product_tiles import choose_tile
 
 SUMS, PLACE, PARTIAL = "sums", "place", "partial"  # names that the epilogue may use
 ROW, COLUMN, BATCH, PIECE = "row", "column", "batch_number", "piece"
+SUMS_PADDING = 8  # lines of the finished tile start in different banks
 _COPIES = (16, 8, 4)  # bytes of one asynchronous copy
 _WIDE = 1 << 31
 
@@ -43,14 +46,15 @@ class _Side:
 
 
 def build_product(
-    plan: NestPlan, factors: Factors, places: Sequence[int], tf32: bool
-) -> GridProduct:
+    plan: NestPlan, factors: Factors, places: Sequence[int], tf32: bool,
+    windows: RowWindows | None = None,
+) -> GridProduct:  # fmt: skip
     """The product of the group's leader; the other stages form the epilogue.
 
-    ``places`` are the sizes of the arrays that it touches.
+    ``places`` are the sizes of the arrays that it touches, ``windows`` what follows the epilogue.
     """
     leader = plan.stages[0]
-    rows, columns = _sides(plan, leader, factors)
+    rows, columns = _sides(plan, leader, factors, windows)
     depth = _depth(leader, rows, columns, plan.namer)
     multiply, factor = _multiply(leader, tf32)
     sides = [_operand(leader, side, depth, factor, plan.namer) for side in (rows, columns)]
@@ -65,19 +69,29 @@ def build_product(
     finish, dtype = None, leader.node.dtype.arithmetic
 
     def whole(step: Mapping[str, Index]) -> list[Statement]:
-        return _epilogue(plan, _moved(merged, step), _element(step, dtype))
+        found = _epilogue(plan, _moved(merged, step), _element(step, dtype))
+        if windows is None:
+            return found
+        place = axis_index(PLACE).substitute(step)
+        return [*found, Store(SUMS, place, pooled_value(windows.pooled))]  # instead of the sum
 
     def partial(step: Mapping[str, Index]) -> list[Statement]:
         return [_store_partial(step, dtype, _extent(batch), m, n)]
 
     lanes, body = _in_lanes(axes[1], dtype, plan.namer, whole)
+    after = None
+    if windows is not None and pieces == 1:
+        line = tile.columns + SUMS_PADDING
+        after = grid_windows(windows, batch, rows.axes, columns.axes, SUMS, axis_index(PLACE), line)
     if pieces > 1:
-        finish = _finish(plan, merged, (*batch, *axes[0], *axes[1]), pieces, wide)
+        if windows is not None:
+            merged, axes = Merged((), ones.values), (rows.axes, columns.axes)
+        finish = _finish(plan, merged, (*batch, *axes[0], *axes[1]), pieces, wide, windows)
         lanes, body = _in_lanes((Axis(COLUMN, n),), dtype, plan.namer, partial)
         axes = ((), ())
     return GridProduct(
-        batch, depth.axes, sides[0], sides[1], tile, pieces, axes[0], axes[1], lanes, body, finish,
-        factor, dtype, wide, reason,
+        batch, depth.axes, sides[0], sides[1], tile, pieces, axes[0], axes[1], lanes, body, after,
+        finish, factor, dtype, wide, reason,
     )  # fmt: skip
 
 
@@ -92,14 +106,23 @@ def _multiply(leader: Stage, tf32: bool) -> tuple[Multiply, DType]:
     return ("tf32" if tf32 and dtype is DType.float32 else "fma"), dtype
 
 
-def _sides(plan: NestPlan, leader: Stage, factors: Factors) -> tuple[_Side, _Side]:
-    """The columns are the factor whose axes run through the result's memory."""
+def _sides(
+    plan: NestPlan, leader: Stage, factors: Factors, windows: RowWindows | None
+) -> tuple[_Side, _Side]:
+    """The columns are the factor whose axes run through the result's memory; rows have windows."""
     first, second = factors.rows, factors.columns
     first_axes, second_axes = factors.row_axes, factors.column_axes
-    offset = plan.stores[0][1]
-    if any(offset.coefficient(a.name) == 1 and a.extent > 1 for a in first_axes):
+    if windows is not None:
+        turned = windows.inner[0] in second_axes
+    else:
+        offset = plan.stores[0][1]
+        turned = any(offset.coefficient(a.name) == 1 and a.extent > 1 for a in first_axes)
+    if turned:
         first, second, first_axes, second_axes = second, first, second_axes, first_axes
-    return _side(leader, first, first_axes), _side(leader, second, second_axes)
+    rows, columns = _side(leader, first, first_axes), _side(leader, second, second_axes)
+    if windows is None:
+        return rows, columns
+    return replace(rows, axes=(*windows.outer(rows.axes), *windows.inner)), columns
 
 
 def _side(leader: Stage, factor: Factor, axes: tuple[Axis, ...]) -> _Side:
@@ -242,9 +265,10 @@ def _store_partial(
 
 
 def _finish(
-    plan: NestPlan, merged: Merged, axes: tuple[Axis, ...], pieces: int, wide: bool
-) -> GridNest:
-    """The pieces in order, then what follows the product; a thread for each element."""
+    plan: NestPlan, merged: Merged, axes: tuple[Axis, ...], pieces: int, wide: bool,
+    windows: RowWindows | None,
+) -> GridNest:  # fmt: skip
+    """The pieces in order, then what follows the product; a thread for each element or window."""
     dtype = plan.stages[0].node.dtype.arithmetic
     total = Name("total", dtype)
     piece = Axis(PIECE, pieces)
@@ -256,8 +280,10 @@ def _finish(
         Loop(piece, (add,), unroll=True),
         *_epilogue(plan, merged, total),
     )
-    count = _extent(axes)
-    return GridNest(axes, one_each(count), body, (), wide, f"the {pieces} pieces in order")
+    count, reason = _extent(axes), f"the {pieces} pieces in order"
+    if windows is not None:
+        return finish_windows(windows, axes, body, dtype, wide, reason)
+    return GridNest(axes, one_each(count), body, (), wide, reason)
 
 
 def _in_lanes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from graphc.ir.equation import Equation
@@ -15,12 +15,13 @@ from graphc.ir.show import equation_text
 from graphc.ir.types import element_count
 from graphc.lower.access import rename_axes
 from graphc.lower.contraction import build_contraction
+from graphc.lower.group import Group
 from graphc.lower.names import Namer
 from graphc.lower.nest import Array, NestPlan, build_nest, make_stage
 from graphc.lower.phases import split_phases
 from graphc.lower.reduction import SUFFIXES, Stage
 from graphc.lower.split import lane_values, recast, split_axes
-from graphc.lower.tiles import Group, build_tiles
+from graphc.lower.tiles import build_tiles
 from graphc.passes.classify import contraction_factors
 from graphc.passes.sliding import sliding_product
 from graphc.schedule.blocking import STREAMED_BYTES
@@ -41,8 +42,14 @@ def lower_kernel(
     equations = _renamed(plan, namer)
     arrays, parameters = _parameters(plan, schedule, namer)
     values = {node: namer.name(f"{node.label}_value", SUFFIXES) for node in plan.nodes}
-    outputs = equations[plan.nodes[0]].axes
-    group = Group(plan.nodes, equations, values, arrays, plan.stored, namer, outputs)
+
+    def group_of(nodes: tuple[Node, ...], pooled: Group | None) -> Group:
+        stored = tuple(node for node in plan.stored if node in nodes)
+        axes = equations[nodes[0]].axes
+        return Group(nodes, equations, values, arrays, stored, namer, axes, pooled=pooled)
+
+    pooled = group_of(plan.pooled, None) if plan.pooled else None
+    group = group_of(plan.unpooled, pooled)
     return Routine(
         plan.name, _title(plan), parameters, body(plan, group), _flops(plan),
         _bytes(plan, schedule),
@@ -66,14 +73,18 @@ def _body(
 
 
 def _renamed(plan: KernelPlan, namer: Namer) -> dict[Node, Equation]:
-    """Equations over the leader's axis names; summed axes of different windows keep apart."""
-    leader = plan.nodes[0].op_equation()
-    common = [namer.axis(a.name) for a in leader.axes]
+    """Equations over the axis names of the leader, or of the first that is pooled; summed axes of
+    different windows keep apart.
+    """
+    common = {
+        nodes[0].shape: [namer.axis(a.name) for a in nodes[0].op_equation().axes]
+        for nodes in (plan.unpooled, plan.pooled) if nodes
+    }  # fmt: skip
     windows: dict[object, dict[str, str]] = {}
     found = {}
     for node in plan.nodes:
         equation = node.op_equation()
-        names = {a.name: c for a, c in zip(equation.axes, common, strict=True)}
+        names = {a.name: c for a, c in zip(equation.axes, common[node.shape], strict=True)}
         key = (equation.reduce_axes, equation.reads, node.inputs)
         if key not in windows:
             windows[key] = {a.name: namer.axis(a.name) for a in equation.reduce_axes}
@@ -132,10 +143,14 @@ def in_phases(group: Group) -> Group | None:
     return replace(group, equations=equations | {leader: phased.equation}, places=phased.values)
 
 
-def nest_plan(group: Group) -> NestPlan:
-    """Stages over axes that are split where an array lies in blocks of lanes."""
-    lanes = _lane_counts(group)
-    names = {axis: group.namer.axis(f"{axis}_lane") for axis in lanes}
+def nest_plan(
+    group: Group, windows: Mapping[str, int] | None = None, names: Mapping[str, str] | None = None
+) -> NestPlan:
+    """Stages over axes that are split where an array lies in blocks of lanes, or in ``windows``
+    whose inner axes have ``names``.
+    """
+    lanes = windows or _lane_counts(group)
+    names = names or {axis: group.namer.axis(f"{axis}_lane") for axis in lanes}
     computed: dict[Node, str] = {}
     stages: list[Stage] = []
     for node in group.nodes:

@@ -4,44 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import graphc.ir.index as ix
 from graphc.ir.blocks import TileBlocks
-from graphc.ir.equation import Equation, Guard, Read
-from graphc.ir.graph import Node
+from graphc.ir.equation import Guard, Read
 from graphc.ir.index import Index
-from graphc.ir.loops import BlockSizes, Declare, Patch, Statement, Store, TileProduct
+from graphc.ir.layout import row_major
+from graphc.ir.loops import (
+    Assign,
+    BlockSizes,
+    Declare,
+    Patch,
+    Statement,
+    Store,
+    TileProduct,
+    TileWindows,
+)
 from graphc.ir.scalar import Condition, Load, Name
 from graphc.ir.tiles import LinearProgram, Matrix, TileAlgorithm
 from graphc.ir.types import Axis, element_count
 from graphc.lower.access import Access, Merged, access, guard_conditions, merge_axes
 from graphc.lower.freeze import as_type
+from graphc.lower.group import Group
 from graphc.lower.names import Namer
-from graphc.lower.nest import Array, make_stage, map_statement
+from graphc.lower.nest import make_stage, map_statement
+from graphc.lower.pooled import bytes_apart, pooled_statements, pooled_value
 from graphc.lower.reduction import Stage
 from graphc.lower.split import recast
 from graphc.lower.streams import stream_lines
 from graphc.passes.sliding import SlidingProduct, Window
 from graphc.passes.toom_cook import straight_line, transposed
+from graphc.passes.windows import window_sizes
 from graphc.schedule.blocking import STREAMED_BYTES, position_blocks, tap_blocks
 
-
-@dataclass(frozen=True)
-class Group:
-    """The nodes of a kernel with their equations over common axes, and the arrays they touch.
-
-    ``outputs`` are the axes of the result; ``places`` gives those that were replaced by others.
-    """
-
-    nodes: tuple[Node, ...]
-    equations: Mapping[Node, Equation]
-    values: Mapping[Node, str]
-    arrays: Mapping[Node, Array]
-    stored: tuple[Node, ...]
-    namer: Namer
-    outputs: tuple[Axis, ...]
-    places: Mapping[str, Index] = field(default_factory=dict)
+RESULTS = "results"  # a finished tile: positions, lanes
 
 
 @dataclass(frozen=True)
@@ -120,8 +117,14 @@ def _positions(
     axes = (*tiling.tiles, column, *tiling.position, column_lane)
     merged, statements = _epilogue(group, axes, values, ())
     assert not merged.axes
+    windows = None
+    if group.pooled is not None:
+        tile = (*tiling.position, column_lane)
+        place = row_major(tuple(a.extent for a in tile)).offset(_indexes(tile))
+        statements += (Assign(RESULTS, pooled_value(group.pooled), place),)  # instead of the sum
+        windows = _windows(group, group.pooled, tiling, (column, column_lane), values)
     streamed = {a.name for a in group.arrays.values() if a.streamed}
-    statements, lines = stream_lines(statements, column_lane, streamed, namer)
+    epilogue, lines = stream_lines(statements, column_lane, streamed, namer)
     points = math.prod(a.size for a in tiling.algorithms)
     dtype = group.nodes[0].dtype.arithmetic
     filter_bytes = points * form.inner.extent * form.across.extent * dtype.size
@@ -129,13 +132,55 @@ def _positions(
         "positions", tiling.tiles, tuple(w.position.extent for w in form.windows),
         column, channel_block, channel, left, right,
         _programs(a.output for a in tiling.algorithms),
-        tiling.position, column_lane, (*tiling.position, column_lane), tuple(statements), lines,
+        tiling.position, column_lane, (*tiling.position, column_lane), tuple(epilogue), lines,
         filter_bytes > STREAMED_BYTES,
         blocks
         or position_blocks(
             tiling.count, points, form.inner.extent, form.across.extent, dtype, block
         ),
-        dtype, _note(tiling),
+        dtype, _note(tiling), windows,
+    )  # fmt: skip
+
+
+def _indexes(axes: Sequence[Axis]) -> tuple[Index, ...]:
+    return tuple(ix.axis_index(axis.name) for axis in axes)
+
+
+def _windows(
+    group: Group, pooled: Group, tiling: _Tiling, columns: tuple[Axis, Axis],
+    values: Mapping[str, Index],
+) -> TileWindows:  # fmt: skip
+    """The nodes over windows of a finished tile, whose values lie in ``results``."""
+    lane = columns[1]
+    names = [axis.name for axis in group.outputs]
+    windowed = [names.index(window.position.name) for window in tiling.form.windows]
+    sizes = window_sizes(pooled.nodes[0].op_equation())
+    assert sizes is not None
+    moved = {
+        new.name: ix.axis_index(old.name).substitute(values)
+        for new, old in zip(pooled.outputs, group.outputs, strict=True)
+    }
+    axes = []
+    for number, dimension in enumerate(windowed):
+        own, outputs = pooled.outputs[dimension], tiling.position[number].extent
+        inside = Axis(group.namer.axis(f"{own.name}_in_tile"), outputs // sizes[dimension])
+        first = ix.axis_index(tiling.tile[number].name) * inside.extent
+        moved[own.name] = first + ix.axis_index(inside.name)
+        axes.append(inside)
+    layout = row_major(tuple(a.extent for a in (*tiling.position, lane)))
+
+    def element(index: tuple[Index, ...]) -> Index:
+        inside = (index[d] - tiling.place(number) for number, d in enumerate(windowed))
+        return layout.offset((*inside, ix.axis_index(lane.name)))
+
+    everything = (*tiling.tiles, columns[0], *axes, lane)
+    statements = pooled_statements(pooled, everything, moved, RESULTS, element)
+    streamed = {a.name for a in pooled.arrays.values() if a.streamed}
+    kept, lines = stream_lines(statements, lane, streamed, group.namer)
+    kept, arrays, narrow = bytes_apart(kept, lane, group.namer)
+    return TileWindows(
+        tuple(axes), tuple(pooled.outputs[d].extent for d in windowed), tuple(kept),
+        (*(line.array for line in lines), *arrays), (*lines, *narrow),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from graphc.passes.fold import fold_constants
 from graphc.passes.inline import inline_maps
 from graphc.passes.precision import store_narrow
 from graphc.passes.reuse import reuse_relu_outputs
+from graphc.passes.scatters import factor_scatters, read_maxima, sum_windows
 from graphc.passes.split import split_reductions
 
 Pass = Callable[[Graph], Graph]
@@ -21,6 +22,9 @@ PIPELINE: tuple[Pass, ...] = (
     reuse_relu_outputs,
     inline_maps,
     fold_constants,
+    read_maxima,
+    factor_scatters,
+    sum_windows,
     split_reductions,
     factor_numbers,
 )

@@ -1,25 +1,42 @@
-"""Which nodes share a kernel: a leader and the maps over the same space that read it in place."""
+"""Which nodes share a kernel: a leader and the maps over the same space that read it in place.
+
+Behind a product also reductions over windows of its results, where ``refusal`` says nothing
+against it, and maps of what these give.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from graphc.ir.graph import Graph, Node
 from graphc.passes.classify import contraction_factors, memory_bases, shares_memory
+from graphc.passes.windows import window_sizes
+
+Refusal = Callable[[Node, Node], str | None]  # leader, reduction -> why it runs on its own
 
 
 @dataclass
 class Group:
-    """Nodes of one kernel in order; ``before`` has a bit for every group that must run earlier."""
+    """Nodes of one kernel; ``before`` has a bit for every group that must run earlier.
+
+    ``nodes`` have the leader's shape, ``pooled`` that of the windows of its results; each in order.
+    """
 
     number: int
     nodes: list[Node] = field(default_factory=list)
+    pooled: list[Node] = field(default_factory=list)
     members: set[Node] = field(default_factory=set)
     before: int = 0
 
+    def add(self, node: Node) -> None:
+        """Take a node in."""
+        pooled = self.nodes and node.shape != self.nodes[0].shape
+        (self.pooled if pooled else self.nodes).append(node)
+        self.members.add(node)
 
-def fuse(graph: Graph) -> list[list[Node]]:
+
+def fuse(graph: Graph, refusal: Refusal) -> list[Group]:
     """Kernel groups in execution order. Reshapes belong to no group: they share memory."""
     groups: list[Group] = []
     home: dict[Node, Group] = {}
@@ -32,17 +49,16 @@ def fuse(graph: Graph) -> list[list[Node]]:
             _inherit(node, home)
             continue
         mates = windows.setdefault(_window(node), []) if not node.equation.is_map else []
-        group = _joinable(node, mates, home, needed)
+        group = _joinable(node, mates, home, needed, refusal)
         if group is None:
             group = Group(len(groups))
             groups.append(group)
-        group.nodes.append(node)
-        group.members.add(node)
+        group.add(node)
         before = group.before
         for other in needed:
             if other is not group:
                 group.before |= other.before | 1 << other.number
-        if group.before != before and len(group.nodes) > 1:
+        if group.before != before and len(group.members) > 1:
             _propagate(groups, group)
         home[node] = group
         if not node.equation.is_map:
@@ -94,8 +110,9 @@ def _propagate(groups: Sequence[Group], changed: Group) -> None:
 
 
 def _joinable(
-    node: Node, mates: Sequence[Group], home: dict[Node, Group], needed: Sequence[Group]
-) -> Group | None:
+    node: Node, mates: Sequence[Group], home: dict[Node, Group], needed: Sequence[Group],
+    refusal: Refusal,
+) -> Group | None:  # fmt: skip
     """A group of the same space that the node may run in without a circle of waiting."""
     siblings = [] if contraction_factors(node.op_equation()) is not None else mates
     for group in (*needed[::-1], *siblings):
@@ -105,6 +122,8 @@ def _joinable(
         if any(other.number != group.number and group_waits(other, group) for other in others):
             continue
         if (node.op_equation().is_map or group in siblings) and _fits(node, group, home):
+            return group
+        if _pools(node, group) and refusal(group.nodes[0], node) is None:
             return group
     return None
 
@@ -121,25 +140,37 @@ def _window(node: Node) -> object:
 
 
 def _fits(node: Node, group: Group, home: dict[Node, Group]) -> bool:
-    leader = group.nodes[0]
-    if leader.shape != node.shape:
+    """Whether a node's space is that of some of the group, of which it reads nothing else."""
+    mates = next((m for m in (group.nodes, group.pooled) if m and m[0].shape == node.shape), None)
+    if mates is None:
         return False
     equation = node.op_equation()
     return all(
         home.get(node.inputs[read.operand]) is not group
-        or (node.inputs[read.operand] in group.members and equation.reads_identically(number))
+        or (node.inputs[read.operand] in mates and equation.reads_identically(number))
         for number, read in enumerate(equation.reads)
     )
 
 
-def _ordered(groups: Sequence[Group]) -> list[list[Node]]:
+def _pools(node: Node, group: Group) -> bool:
+    """Whether a node reduces windows of a value of the group: those of whoever does so already."""
+    sizes = window_sizes(node.op_equation())
+    if sizes is None or node.inputs[0] not in group.nodes:
+        return False
+    if not group.pooled:
+        return contraction_factors(group.nodes[0].op_equation()) is not None
+    first = group.pooled[0]
+    return first.inputs == node.inputs and window_sizes(first.op_equation()) == sizes
+
+
+def _ordered(groups: Sequence[Group]) -> list[Group]:
     """Groups so that every one comes after those it waits for; stable in the graph's order."""
     done = 0
-    order: list[list[Node]] = []
+    order: list[Group] = []
     waiting = list(groups)
     while waiting:
         ready = next(g for g in waiting if g.before & ~done == 0)
         waiting.remove(ready)
         done |= 1 << ready.number
-        order.append(ready.nodes)
+        order.append(ready)
     return order

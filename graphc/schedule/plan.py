@@ -10,12 +10,13 @@ from graphc.ir.graph import Graph, Node
 from graphc.ir.layout import row_major
 from graphc.ir.loops import BlockSizes
 from graphc.ir.schedule import Buffer, KernelPlan, Schedule
-from graphc.ir.types import DType, element_count
-from graphc.passes.classify import contraction_factors, memory_bases
-from graphc.schedule.choose import choose_tiles, stored_type, tile_type
-from graphc.schedule.fuse import fuse
+from graphc.ir.types import element_count
+from graphc.passes.classify import memory_bases
+from graphc.passes.windows import window_sizes
+from graphc.schedule.fuse import Group, fuse
 from graphc.schedule.layout import assign_layouts
 from graphc.schedule.memory import place_arena
+from graphc.schedule.products import Products, product_factors
 
 
 def make_schedule(
@@ -26,9 +27,10 @@ def make_schedule(
     Without a register ``block`` it is for a device: channels run fastest, sums are as they stand.
     ``exact`` keeps every sum of products as it stands: no tiled (Winograd) convolution.
     """
-    groups = fuse(graph)
+    products = Products(block, exact)
+    groups = fuse(graph, products.refusal)
     stored = _stored_nodes(graph, groups)
-    kernels = _kernels(graph, groups, stored, block, exact)
+    kernels = _kernels(graph, groups, stored, products)
     buffers, places = _buffers(graph, kernels)
     buffers = assign_layouts(graph, kernels, buffers, places, block)
     offsets, total = place_arena(graph, kernels, buffers, places)
@@ -36,10 +38,10 @@ def make_schedule(
     return Schedule(graph, kernels, placed, places, total)
 
 
-def _stored_nodes(graph: Graph, groups: Sequence[Sequence[Node]]) -> set[Node]:
+def _stored_nodes(graph: Graph, groups: Sequence[Group]) -> set[Node]:
     """Values that leave their kernel."""
     bases = memory_bases(graph)
-    home = {node: number for number, group in enumerate(groups) for node in group}
+    home = {node: group.number for group in groups for node in group.members}
     found = {bases[n] for n in (*graph.outputs, *(a.value for a in graph.assignments))}
     for node in graph.nodes:
         for operand in node.inputs:
@@ -51,51 +53,64 @@ def _stored_nodes(graph: Graph, groups: Sequence[Sequence[Node]]) -> set[Node]:
 
 
 def _kernels(
-    graph: Graph, groups: Sequence[Sequence[Node]], stored: set[Node],
-    block: BlockSizes | None, exact: bool,
-) -> tuple[KernelPlan, ...]:  # fmt: skip
+    graph: Graph, groups: Sequence[Group], stored: set[Node], products: Products
+) -> tuple[KernelPlan, ...]:
     bases = memory_bases(graph)
     updated = {bases[a.value]: a.state for a in graph.assignments}
     used: dict[str, int] = {}
-    plans = []
+    plans: list[KernelPlan] = []
     for group in groups:
-        keep = tuple(node for node in group if node in stored)
+        nodes = (*group.nodes, *group.pooled)
+        keep = tuple(node for node in nodes if node in stored)
         if not keep:
             continue
-        name = _fresh(kernel_name(group, updated), used)
-        plans.append(_planned(name, group, keep, block, exact))
+        name = _fresh(kernel_name(nodes, updated), used)
+        plan = _planned(name, nodes, keep, products)
+        if group.pooled:
+            sizes = window_sizes(group.pooled[0].op_equation()) or ()
+            reason = f"{plan.reason}; reduces {_window_text(sizes)} of its results"
+            plan = replace(plan, reason=reason, pooled=tuple(group.pooled))
+        elif plan.strategy == "nest":
+            plan = replace(plan, reason=plan.reason + _apart(nodes[0], plans, products))
+        plans.append(plan)
     return tuple(plans)
 
 
+def _window_text(sizes: Sequence[int]) -> str:
+    return f"windows of {' x '.join(str(size) for size in sizes if size > 1)}"
+
+
+def _apart(leader: Node, plans: Sequence[KernelPlan], products: Products) -> str:
+    """Why windows of a product's results are reduced by a kernel of their own; else nothing."""
+    if window_sizes(leader.op_equation()) is None:
+        return ""
+    made = next((p for p in plans if leader.inputs[0] in p.unpooled), None)
+    if made is None or product_factors(made.nodes[0]) is None:
+        return ""
+    refusal = products.refusal(made.nodes[0], leader) or "it reduces others"
+    return f"; not in {made.name}: {refusal}"
+
+
 def _planned(
-    name: str,
-    group: Sequence[Node],
-    keep: tuple[Node, ...],
-    block: BlockSizes | None,
-    exact: bool,
+    name: str, group: tuple[Node, ...], keep: tuple[Node, ...], products: Products
 ) -> KernelPlan:
     """The kernel of a group with the way in which its leader is computed."""
     leader = group[0]
     equation = leader.op_equation()
-    factors = contraction_factors(equation) if leader.dtype is not DType.boolean else None
+    factors = product_factors(leader)
     if factors is None:
-        return KernelPlan(name, tuple(group), keep, "nest", _nest_reason(leader))
+        return KernelPlan(name, group, keep, "nest", _nest_reason(leader))
     sizes = [
         element_count(tuple(a.extent for a in axes))
         for axes in (factors.batch, factors.row_axes, factors.column_axes, equation.reduce_axes)
     ]
     reason = "sum of products: batch {}, M {}, N {}, K {}".format(*sizes)
-    dtype = tile_type(leader)
-    choice = None
-    if block is not None and dtype is not None:
-        choice = choose_tiles(equation, dtype, block, exact, stored_type(leader))
-    if choice is not None and choice.algorithms:
-        return KernelPlan(
-            name, tuple(group), keep, "tiles", f"{reason}; {choice.reason}", choice.algorithms
-        )
+    choice = products.choice(leader)
     if choice is not None:
         reason = f"{reason}; {choice.reason}"
-    return KernelPlan(name, tuple(group), keep, "contraction", reason)
+    if choice is not None and choice.algorithms:
+        return KernelPlan(name, group, keep, "tiles", reason, choice.algorithms)
+    return KernelPlan(name, group, keep, "contraction", reason)
 
 
 def _nest_reason(leader: Node) -> str:

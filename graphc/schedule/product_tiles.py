@@ -12,6 +12,8 @@ from graphc.ir.grid import Multiply, ProductTile
 from graphc.ir.types import DType
 
 MULTIPROCESSORS = 132  # of an H100; others change how well the last round is filled, not results
+MOST_BATCHES = (1 << 16) - 1  # blocks along y
+ROWS = 64  # every tile has a multiple of so many
 _LINE = 128  # bytes of one line of a tile
 _MOST_PIECES = 64
 _LEAST_STEPS = 4  # of the depth in one piece

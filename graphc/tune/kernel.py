@@ -35,7 +35,7 @@ def alone(plan: KernelPlan, schedule: Schedule) -> Schedule:
     }
     renamed = replace(
         plan, name=NAME, nodes=tuple(nodes[n] for n in plan.nodes),
-        stored=tuple(nodes[n] for n in plan.stored),
+        stored=tuple(nodes[n] for n in plan.stored), pooled=tuple(nodes[n] for n in plan.pooled),
     )  # fmt: skip
     return Schedule(schedule.graph, (renamed,), buffers, places, 0)
 

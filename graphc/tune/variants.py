@@ -15,6 +15,7 @@ from graphc.ir.types import Axis, element_count
 from graphc.lower.routines import lower
 from graphc.schedule.blocking import RESIDENT_BYTES, register_rows
 from graphc.schedule.choose import MAX_ERROR, legal_tiles, tile_error, tile_type
+from graphc.schedule.products import tile_refusal
 from graphc.tune.kernel import kernel_source
 
 ROUNDS = ("algorithm", "tasks", "registers and packing")
@@ -133,11 +134,16 @@ class Space:
         return list(found.values())
 
     def legal_algorithms(self) -> tuple[tuple[TileAlgorithm, ...], ...]:
-        """The tile algorithms within the limit on errors; none where exact sums are asked for."""
+        """The tile algorithms within the limit on errors; none where exact sums are asked for.
+
+        Windows that the kernel reduces lie within their tiles.
+        """
         dtype = tile_type(self.leader)
         if self.exact or dtype is None:
             return ()
-        return legal_tiles(self.leader.op_equation(), dtype, self.block)
+        found = legal_tiles(self.leader.op_equation(), dtype, self.block)
+        pools = self.plan.pooled[:1]
+        return tuple(a for a in found if all(not tile_refusal(self.leader, a, p) for p in pools))
 
     def error(self, candidate: Candidate) -> float | None:
         """Bound on the relative error of a tiled product; None for a direct sum."""
@@ -150,7 +156,8 @@ class Space:
         return tile_error(equation, variant.algorithms, dtype, body.blocks.tiles)
 
     def _algorithms(self) -> Iterator[Variant]:
-        yield Variant()
+        if not self.plan.pooled:  # plain sums reduce no windows
+            yield Variant()
         yield from (Variant(algorithms) for algorithms in self.legal_algorithms())
 
     def _is_legal(self, candidate: Candidate) -> bool:

@@ -14,7 +14,7 @@ from graphc.backends.c.packing import decode_lines, vector_move, vector_text
 from graphc.backends.c.printer import condition_text, scalar_text, statement_lines
 from graphc.backends.c.transform import Position, transform_lines
 from graphc.backends.templating import render
-from graphc.ir.loops import Patch, TileProduct
+from graphc.ir.loops import LineStore, Patch, Statement, TileProduct
 from graphc.ir.routine import Routine
 from graphc.ir.types import Axis, DType, element_count
 
@@ -93,7 +93,7 @@ def _positions_source(
         chunk=blocks.columns, channel=body.channel.name, row=body.rows.name,
         filter=_patch_transform(body.left, body.dtype, lanes, body.channel, past=past),
         streamed=streamed,
-        stream_filters=past, stream_results=bool(body.lines), fetch=fetched,
+        stream_filters=past, stream_results=_streams(body), fetch=fetched,
         restore=_restore(body, lanes), rows=blocks.register_rows, rests=sorted(rests),
         kernels=[
             _kernel(r, blocks.vectors, lanes, "a[{r} * LANES + lane]", "b + {v} * LANES",
@@ -239,35 +239,54 @@ def _restore(body: TileProduct, lanes: int) -> _Transform:
     )
 
 
+def _streams(body: TileProduct) -> bool:
+    after = () if body.windows is None else body.windows.after
+    return any(isinstance(statement, LineStore) for statement in (*body.lines, *after))
+
+
 def _tile_epilogue(body: TileProduct) -> list[str]:
-    """Every position of the tile that the result has, its lanes in vectors."""
-    statements = statement_lines(body.epilogue, depth=0)
-    sizes = tuple(a.extent for a in body.results)
-    place = _flat_text(body.results)
-    lines = []
-    for number, (axis, limit) in enumerate(zip(body.results, body.limits, strict=True)):
-        tile = body.tiles[len(body.tiles) - len(sizes) + number]
+    """Every position of the tile that the result has, its lanes in vectors; then its windows."""
+    kind, lane, windows = TYPES[body.dtype], body.lane.name, body.windows
+    head = f"const {kind} sum = results[({_flat_text(body.results)}) * LANES + {lane}];"
+    inside = [head, *statement_lines(body.epilogue, depth=0)]
+    arrays = [line.array for line in body.lines]
+    lines = _tile_loops(body, body.results, body.limits, inside, arrays, body.lines)
+    if windows is None:
+        return lines
+    inside = statement_lines(windows.statements, depth=0)
+    pooled = _tile_loops(body, windows.axes, windows.limits, inside, windows.arrays, windows.after)
+    return [*lines, *pooled]
+
+
+def _tile_loops(
+    body: TileProduct, axes: Sequence[Axis], limits: Sequence[int], inside: Sequence[str],
+    arrays: Sequence[Statement], after: Sequence[Statement],
+) -> list[str]:  # fmt: skip
+    """Loops over those places of a tile that exist, and over its lanes.
+
+    Lanes fill local ``arrays``; what is done with these stands ``after`` the lanes.
+    """
+    ends, loops = [], []
+    for number, (axis, limit) in enumerate(zip(axes, limits, strict=True)):
+        tile = body.tiles[len(body.tiles) - len(axes) + number]
         end = str(axis.extent)
-        if limit % axis.extent:
+        if tile.extent * axis.extent > limit:
             end = f"{axis.name}_end"
-            lines.append(
+            ends.append(
                 f"const long {end} = gc_min({axis.extent}, {limit} - {axis.extent} * {tile.name});"
             )
-        body_pad = "  " * number
-        lines.append(f"{body_pad}for (long {axis.name} = 0; {axis.name} < {end}; {axis.name}++)")
-    ends = [line for line in lines if line.startswith("const")]
-    loops = [line for line in lines if not line.startswith("const")]
-    pad = "  " * len(sizes)
+        pad = "  " * number
+        loops.append(f"{pad}for (long {axis.name} = 0; {axis.name} < {end}; {axis.name}++)")
     lane = [
         "#pragma omp simd",
         f"for (long {body.lane.name} = 0; {body.lane.name} < LANES; {body.lane.name}++) {{",
-        f"  const {TYPES[body.dtype]} sum = results[({place}) * LANES + {body.lane.name}];",
-        *(f"  {line}" for line in statements),
+        *(f"  {line}" for line in inside),
         "}",
     ]
-    if body.lines:
-        arrays = statement_lines([line.array for line in body.lines])
-        lane = ["{", *arrays, *(f"  {line}" for line in lane), *statement_lines(body.lines), "}"]
+    if arrays:
+        lane = ["{", *statement_lines(arrays), *(f"  {line}" for line in lane),
+                *statement_lines(after), "}"]  # fmt: skip
+    pad = "  " * len(axes)
     return [*ends, *loops, *(f"{pad}{line}" for line in lane)]
 
 

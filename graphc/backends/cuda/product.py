@@ -15,7 +15,7 @@ from graphc.ir.grid import GridProduct, Operand, ProductTile, Team
 from graphc.ir.loops import Parameter
 from graphc.ir.routine import Routine
 from graphc.ir.types import Axis, element_count
-from graphc.lower.products import PARTIAL
+from graphc.lower.products import PARTIAL, SUMS_PADDING
 
 _LINE = 128  # bytes of a line of a tile that runs along the depth
 
@@ -56,9 +56,10 @@ def product_source(routine: Routine, product: GridProduct) -> ProductSource:
         _side(printer, product, product.columns, "columns", n, k),
     ]
     epilogue = _epilogue_lines(printer, product)
-    used = words([*epilogue, *(line for s in sides for line in (*s.prepare, *s.load))])
+    windows = _window_lines(printer, product)
+    used = words([*epilogue, *windows, *(line for s in sides for line in (*s.prepare, *s.load))])
     grid = (-(-m // tile.rows) * -(-n // tile.columns), batch, product.pieces)
-    sums = tile.rows * (tile.columns + 8) * dtype.size
+    sums = tile.rows * (tile.columns + SUMS_PADDING) * dtype.size
     stages = tile.stages * (tile.rows + tile.columns) * _LINE
     text_of_finish, finish_blocks = _finish(routine, product)
     parameters = routine.parameters
@@ -75,7 +76,8 @@ def product_source(routine: Routine, product: GridProduct) -> ProductSource:
         vector=16 // product.factor.size, product="a[i][lane] * b[j][lane]",
         mma=f"gc_mma_{tile.multiply}", mma_depth=32 // product.factor.size,
         sum_type=TYPES[dtype], spill=spill_lines(product), lanes=product.lanes,
-        edges=_edges(tile, m, n), epilogue=epilogue, finish=text_of_finish,
+        **_places(tile, m, n, 1, epilogue), epilogue=epilogue, windows=windows,
+        **_window_places(product, m, n, windows), padding=SUMS_PADDING, finish=text_of_finish,
     )  # fmt: skip
     workspace = product.pieces * batch * m * n * dtype.size if product.finish is not None else 0
     finish = None if product.finish is None else (finish_blocks, product.finish.team.threads)
@@ -111,14 +113,38 @@ def _batch_lines(printer: CudaPrinter, product: GridProduct, used: set[str]) -> 
     return [*lines, *decoded] if decoded or flat in used else []
 
 
-def _edges(tile: ProductTile, m: int, n: int) -> str:
-    """What lies outside of the matrix, where tiles overhang."""
-    tests = []
-    if m % tile.rows:
-        tests.append(f"row >= {m}")
-    if n % tile.columns:
-        tests.append(f"column >= {n}")
-    return " || ".join(tests)
+def _places(tile: ProductTile, m: int, n: int, size: int, lines: Sequence[str]) -> dict[str, str]:
+    """Which row, of ``size`` of the matrix each, and column of it lines are for, where they say so;
+    and which lie outside, where tiles overhang.
+    """
+    overhangs = {"row": m % tile.rows and m // size, "column": n % tile.columns and n}
+    tests = [f"{name} >= {extent}" for name, extent in overhangs.items() if extent]
+    first = "first_rows" if size == 1 else f"first_rows / {size}"
+    used = words([*lines, *tests])
+    parts = (("row", f"{first} + tile_row"), ("column", "first_columns + tile_column"))
+    located = ", ".join(f"{name} = {value}" for name, value in parts if name in used)
+    return {"located": located, "edges": " || ".join(tests)}
+
+
+def _window_places(product: GridProduct, m: int, n: int, lines: Sequence[str]) -> dict[str, object]:
+    """The same for windows of rows."""
+    size = product.windows.size if product.windows is not None else 1
+    places = _places(product.tile, m, n, size, lines)
+    return {"window": size, **{f"window_{name}": text for name, text in places.items()}}
+
+
+def _window_lines(printer: CudaPrinter, product: GridProduct) -> list[str]:
+    """What happens to windows of finished elements, with the axes that it names."""
+    windows = product.windows
+    if windows is None:
+        return []
+    for axis in (*windows.rows, *windows.columns):
+        printer.extents[axis.name] = axis.extent
+    lines = printer.statement_lines(windows.statements, 2)
+    used = words(lines)
+    decoded = printer.decode_lines("row", windows.rows, used, 2)
+    decoded += printer.decode_lines("column", windows.columns, used, 2)
+    return [*decoded, *lines]
 
 
 def _side(

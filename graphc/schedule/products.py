@@ -1,0 +1,91 @@
+"""How each sum of products is computed, and which windows of its results it can reduce itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from graphc.ir.graph import Node
+from graphc.ir.loops import BlockSizes
+from graphc.ir.tiles import TileAlgorithm
+from graphc.ir.types import Axis, DType, element_count
+from graphc.passes.classify import Factors, contraction_factors
+from graphc.passes.sliding import sliding_product
+from graphc.passes.windows import window_sizes
+from graphc.schedule.choose import Choice, choose_tiles, stored_type, tile_type
+from graphc.schedule.product_tiles import MOST_BATCHES, ROWS
+
+
+@dataclass
+class Products:
+    """The choices of one schedule; ``block`` is None for a device."""
+
+    block: BlockSizes | None
+    exact: bool
+    choices: dict[Node, Choice | None] = field(default_factory=dict)
+
+    def choice(self, leader: Node) -> Choice | None:
+        """Tiles or the plain sum, where a window slides."""
+        if leader not in self.choices:
+            dtype = tile_type(leader)
+            found = None
+            if self.block is not None and dtype is not None:
+                equation = leader.op_equation()
+                found = choose_tiles(equation, dtype, self.block, self.exact, stored_type(leader))
+            self.choices[leader] = found
+        return self.choices[leader]
+
+    def refusal(self, leader: Node, pool: Node) -> str | None:
+        """Why windows of a product's results are not reduced in its kernel; None if they are.
+
+        Where it is possible it always pays: the results are at hand, and need not be stored for
+        it.
+        """
+        factors = product_factors(leader)
+        if factors is None:
+            return "it is no product"
+        choice = self.choice(leader)
+        if self.block is None:
+            return row_refusal(leader, factors, pool)
+        if choice is None or not choice.algorithms:
+            return "plain sums are finished row by row"
+        return tile_refusal(leader, choice.algorithms, pool)
+
+
+def product_factors(leader: Node) -> Factors | None:
+    """The factors of a leader that is computed as a product."""
+    return contraction_factors(leader.op_equation()) if leader.dtype is not DType.boolean else None
+
+
+def tile_refusal(leader: Node, algorithms: Sequence[TileAlgorithm], pool: Node) -> str | None:
+    """What windows do that tiles of positions cannot: cross them."""
+    equation = leader.op_equation()
+    form, sizes = sliding_product(equation), window_sizes(pool.op_equation())
+    if form is None or sizes is None or form.result != "positions":
+        return "its tiles do not run along positions"
+    outputs = {w.position.name: a.outputs for w, a in zip(form.windows, algorithms, strict=True)}
+    for axis, size in zip(equation.axes, sizes, strict=True):
+        if outputs.get(axis.name, 1) % size:
+            return f"windows of {size} cross tiles of {outputs.get(axis.name, 1)} along {axis.name}"
+    return None
+
+
+def row_refusal(leader: Node, factors: Factors, pool: Node) -> str | None:
+    """What windows do that neighbouring rows of a device's tiles cannot hold."""
+    sizes = window_sizes(pool.op_equation()) or ()
+    axes = leader.op_equation().axes
+    long = [(axis, size) for axis, size in zip(axes, sizes, strict=True) if size > 1]
+    if not leader.dtype.is_float or _count(factors.batch) > MOST_BATCHES:
+        return "it is no product of tiles"
+    if not any({a for a, _ in long} <= set(own) for own in (factors.row_axes, factors.column_axes)):
+        return "windows do not lie within one factor"
+    for axis, size in long:
+        if axis.extent % size:
+            return f"windows of {size} leave some of {axis.name} over"
+    count = math.prod(sizes)
+    return f"windows of {count} do not divide tiles of {ROWS} rows" if ROWS % count else None
+
+
+def _count(axes: Sequence[Axis]) -> int:
+    return element_count(tuple(axis.extent for axis in axes))
