@@ -10,6 +10,7 @@ import importlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,13 +121,15 @@ class Gpu:
         """The kernels of CUDA sources, compiled for this device."""
         self._enter()
         built = compile_sources(net, files, (self.architecture,), progress)
+        modules: dict[Path, Any] = {}
         kernels = {}
         for file in files:
-            code = built.cubins[file.name, self.architecture].read_bytes()
-            module = self._module(code, file.name)
+            cubin = built.cubins[file.name, self.architecture]
+            if cubin not in modules:
+                modules[cubin] = self._module(cubin.read_bytes(), file.name)
             for name in kernel_names(file):
                 kernels[name] = Kernel(name, len(self._functions))
-                self._functions.append(module.get_function(name))
+                self._functions.append(modules[cubin].get_function(built.symbols[name]))
         return Module(kernels, built.folder, built.compiled, built.seconds)
 
     def launch(
