@@ -58,6 +58,11 @@ class DeviceCompiler:
     nvrtc: Nvrtc | None = None
 
     @property
+    def major(self) -> int:
+        """The first number of the release."""
+        return int(self.version.partition(".")[0])
+
+    @property
     def name(self) -> str:
         """For people."""
         return f"{'NVRTC' if self.nvrtc else self.command[0]} {self.version}"

@@ -196,8 +196,7 @@ class Gpu:
                 f"{name}: the GPU's driver does not take what was compiled: {error}\n"
                 f"  driver:   for CUDA {release // 1000}.{release % 1000 // 10}\n"
                 f"  compiler: {find_device_compiler().name}\n"
-                "  Update the driver, or install a compiler of the driver's major version:\n"
-                f"  pip install 'nvidia-cuda-nvrtc=={release // 1000}.*'"
+                f"  {older_compiler_hint(release // 1000)}"
             ) from None
         self._modules.append(module)
         return module
@@ -245,6 +244,15 @@ def packed_arguments(arguments: Sequence[Argument]) -> tuple[list[str], list[Any
     return formats, values
 
 
+def older_compiler_hint(major: int) -> str:
+    """What to do where the driver is older than the compiler; up to 12, wheels name the release."""
+    wheel = f"nvidia-cuda-nvrtc-cu{major}" if major < 13 else f"'nvidia-cuda-nvrtc=={major}.*'"
+    return (
+        "Update the driver, or take a compiler of its major version: "
+        f"pip uninstall nvidia-cuda-nvrtc; pip install {wheel}"
+    )
+
+
 def _pycuda() -> Any:
     """PyCUDA's driver module, ready, or the one thing that is missing and how to get it."""
     try:
@@ -260,8 +268,8 @@ def _pycuda() -> Any:
     except ImportError as error:
         raise ToolchainError(
             f"{_NEEDS} PyCUDA, which cannot be imported: {error}\n"
-            f"  Install it: pip install 'graphc-compiler[cuda]'; it is compiled on the way, which "
-            f"takes a toolkit's headers and g++.\n  {_OTHERWISE}"
+            f"  Install it: pip install 'graphc-compiler[cuda]', with g++ and a CUDA toolkit's "
+            f"nvcc on the PATH: PyCUDA is compiled on the way.\n  {_OTHERWISE}"
         ) from None
     try:
         cuda.init()
