@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from graphc import __version__
 from graphc.backends.base import thread_count
+from graphc.backends.cuda.compile import COMPILERS, find_device_compiler
 from graphc.compiler import TARGETS
 from graphc.dsl.models import MODELS
 from graphc.errors import ToolchainError, UserError
@@ -199,17 +200,21 @@ def show_command(
 @click.option(
     "--arch", default="sm_80,sm_90a", show_default=True, help="Architectures, with commas between."
 )
+@click.option("--compiler", type=click.Choice(COMPILERS), help="By default NVRTC, else nvcc.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A folder.")
 @with_options(STEP_OPTIONS)
 @with_options(MODEL_OPTIONS)
-def emit_command(network: str, target: str, arch: str, output: Path, **given: Any) -> None:
+def emit_command(
+    network: str, target: str, arch: str, compiler: str | None, output: Path, **given: Any
+) -> None:
     """Write the CUDA of a model's training step, compile it, and list what its kernels take.
 
     No GPU is needed, only nvcc or NVRTC.
     """
     with make_reporter() as reporter:
         text = emit_step(
-            _subject(network, given), arch.split(","), output, progress=reporter.compiling,
+            _subject(network, given), arch.split(","), output, find_device_compiler(compiler),
+            reporter.compiling,
         )  # fmt: skip
     click.echo(text)
     click.echo(f"CUDA sources: {output}")

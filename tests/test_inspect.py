@@ -7,7 +7,7 @@ import pytest
 
 import graphc as gx
 from graphc.errors import Location, UserError
-from graphc.inspect import doctor
+from graphc.inspect import doctor, doctor_cuda
 from graphc.inspect.declaration import statement
 from graphc.inspect.highlight import paint_c
 from graphc.inspect.receptive import Field, receptive_field
@@ -186,7 +186,8 @@ def test_only_sums_of_products_multiply() -> None:
 
 def test_the_doctor_names_a_remedy_for_whatever_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_has_module", lambda name: False)
-    monkeypatch.setattr(doctor, "_has_driver", lambda: False)
+    monkeypatch.setattr(doctor_cuda, "driver_version", lambda: None)
+    monkeypatch.setattr(doctor_cuda, "find_disassembler", lambda: None)
     checks = doctor.examine()
     for check in checks:
         assert bool(check.fix) == ("missing" in check.found), check

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import shlex
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 from graphc.backends.base import thread_count
 from graphc.backends.c.cache import build_root
 from graphc.backends.c.toolchain import INSTALL_HINT, find_toolchain
-from graphc.backends.cuda.device import open_device
 from graphc.errors import ToolchainError, UserError
+from graphc.inspect.check import Check, version_of
+from graphc.inspect.doctor_cuda import cuda_checks
 from graphc.inspect.table import binary_bytes
 
 REQUIRED = (
@@ -25,21 +22,11 @@ REQUIRED = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing: what was found, and what to do if it is missing; ``needed`` to train at all."""
-
-    name: str
-    found: str
-    fix: str = ""
-    needed: bool = False
-
-
 def examine() -> tuple[Check, ...]:
     """Every check, in the order in which a run needs the thing."""
     return (
         Check("Python", f"{platform.python_version()} on {platform.machine()}"),
-        *_packages(), *_compiler(), _threads(), _cache(), *_data(), *_cuda(),
+        *_packages(), *_compiler(), _threads(), _cache(), *_data(), *cuda_checks(),
     )  # fmt: skip
 
 
@@ -58,17 +45,10 @@ def report(checks: Sequence[Check]) -> str:
 
 
 def _packages() -> list[Check]:
-    versions = {name: _version(name) for name in REQUIRED}
+    versions = {name: version_of(name) for name in REQUIRED}
     missing = [name for name, version in versions.items() if not version]
     found = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
     return [Check("packages", found, f"pip install {' '.join(missing)}" if missing else "")]
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _compiler() -> list[Check]:
@@ -133,44 +113,6 @@ def _data() -> list[Check]:
         else Check(f"data {name}", "missing", f"pip install '{package}'")
         for name, module, package in sources
     ]
-
-
-def _cuda() -> list[Check]:
-    """What a CUDA target needs; the C target needs none of it."""
-    compiler = shutil.which("nvcc") or ("NVRTC" if _has_module("nvidia.cuda_nvrtc") else "")
-    return [
-        _optional(
-            "CUDA driver", "libcuda.so.1" if _has_driver() else "", "install NVIDIA's driver"
-        ),
-        _optional("CUDA compiler", compiler, "pip install nvidia-cuda-nvrtc"),
-        _optional("PyCUDA", _version("pycuda"), "pip install 'graphc-compiler[cuda]'"),
-        *_gpu(),
-        _optional("CUDA emulator", shutil.which("g++") or "", "apt-get install g++"),
-    ]
-
-
-def _gpu() -> list[Check]:
-    """The GPU, where all that it needs is there."""
-    if not (_has_driver() and _version("pycuda")):
-        return []
-    try:
-        return [Check("GPU", open_device("cuda").name)]
-    except ToolchainError as error:
-        first, *rest = (line.strip() for line in str(error).splitlines())
-        return [Check("GPU", first, rest[0] if rest else "")]
-
-
-def _optional(name: str, found: str, fix: str) -> Check:
-    missing = "missing (not needed to train on the CPU)"
-    return Check(name, found or missing, "" if found else fix)
-
-
-def _has_driver() -> bool:
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def _has_module(name: str) -> bool:

@@ -13,12 +13,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from graphc.backends.c.cache import storage
-from graphc.backends.cuda.compile import Compiled, Resources, compile_sources
-from graphc.backends.cuda.disassemble import INSTALL_HINT, instructions
+from graphc.backends.cuda.compile import Compiled, DeviceCompiler, Resources, compile_sources
+from graphc.backends.cuda.disassemble import (
+    INSTALL_HINT,
+    expected_instructions,
+    instructions,
+    missing_instructions,
+)
 from graphc.backends.cuda.emit import Emitted, emit
+from graphc.backends.cuda.emulator_build import kernel_names
 from graphc.errors import UserError
 from graphc.inspect.subject import Subject
 from graphc.inspect.table import binary_bytes, table
+from graphc.ir.schedule import Schedule
+from graphc.ir.source import SourceFile
 from graphc.lower.grid import lower_to_grid
 from graphc.passes.pipeline import run_passes
 from graphc.passes.precision import PRECISIONS
@@ -27,6 +35,7 @@ from graphc.verify import check_graph
 
 _ARCHITECTURE = re.compile(r"sm_\d{2,3}[af]?")
 _SHOWN = ("HGMMA", "HMMA", "FFMA", "DFMA", "UTMALDG", "LDGSTS", "LDSM", "LDL", "STL")
+_LOCAL = ("LDL", "STL")
 Progress = Callable[[int, int, str], None]
 
 
@@ -34,7 +43,9 @@ Progress = Callable[[int, int, str], None]
 class KernelReport:
     """One kernel on one architecture; ``shared`` counts static and dynamic bytes.
 
-    ``instructions`` are those that say how it computes and copies, None without a disassembler.
+    ``expected`` are the instructions that its text asks for, ``instructions`` how many there are of
+    those that say how it computes and copies, None without a disassembler; ``missing`` what is
+    expected and not there. It is found in ``cubin`` as ``symbol``.
     """
 
     kernel: str
@@ -43,12 +54,22 @@ class KernelReport:
     shared: int
     stack: int
     spills: int
+    expected: tuple[str, ...]
     instructions: Mapping[str, int] | None
+    missing: tuple[str, ...]
+    cubin: str
+    symbol: str
+
+    @property
+    def uses_local_memory(self) -> bool:
+        """Whether it keeps anything of a thread in memory."""
+        local = set(_LOCAL).intersection(self.instructions or {})
+        return bool(self.stack or self.spills or local)
 
 
 def emit_step(
     subject: Subject, architectures: Sequence[str], folder: Path,
-    progress: Progress | None = None,
+    compiler: DeviceCompiler | None = None, progress: Progress | None = None,
 ) -> str:  # fmt: skip
     """Write sources, cubins and the table ``kernels.txt`` (and ``.json``); the table.
 
@@ -64,10 +85,12 @@ def emit_step(
     emitted = emit(schedule, lower_to_grid(schedule, tf32=subject.precision == "tf32"))
     with storage(folder, "create"):
         folder.mkdir(parents=True, exist_ok=True)
-    compiled = compile_sources(subject.name, emitted.files, architectures, progress)
+    compiled = compile_sources(subject.name, emitted.files, architectures, progress, compiler)
     _copy(compiled, emitted, folder)
     reports = kernel_reports(compiled, emitted)
-    text = _text(reports, emitted, schedule.arena_bytes)
+    text = "\n".join(
+        [*_table_lines(reports), "", *verdict_lines(reports), _launch_line(emitted, schedule)]
+    )
     with storage(folder, "write"):
         (folder / "kernels.txt").write_text(text + "\n", "utf-8")
         document = json.dumps([asdict(report) for report in reports], indent=1)
@@ -78,21 +101,42 @@ def emit_step(
 def kernel_reports(compiled: Compiled, emitted: Emitted) -> tuple[KernelReport, ...]:
     """What ptxas and the disassembler say of every kernel."""
     dynamic = {launch.kernel: launch.shared_bytes for launch in emitted.launches}
-    counts: dict[tuple[str, str], Mapping[str, int]] = {}
-    for (_, architecture), cubin in compiled.cubins.items():
-        for kernel, found in (instructions(cubin) or {}).items():
-            counts[kernel, architecture] = _shown(found)
+    file_of = {name: file for file in emitted.files for name in kernel_texts(file)}
+    texts = {name: text for file in emitted.files for name, text in kernel_texts(file).items()}
+    counts: dict[str, Mapping[str, Counter[str]] | None] = {}
+    for architecture in dict.fromkeys(architecture for _, architecture in compiled.cubins):
+        found = {p: None for (_, a), p in compiled.cubins.items() if a == architecture}
+        counts[architecture] = instructions(list(found), architecture)
     return tuple(
-        _report(one, dynamic[one.kernel], counts.get((one.kernel, one.architecture)))
+        _report(one, texts[one.kernel], dynamic[one.kernel], compiled,
+                compiled.cubins[file_of[one.kernel].name, one.architecture],
+                counts[one.architecture])
         for one in compiled.resources
-    )
+    )  # fmt: skip
 
 
-def _report(one: Resources, dynamic: int, counts: Mapping[str, int] | None) -> KernelReport:
+def _report(
+    one: Resources, text: str, dynamic: int, compiled: Compiled, cubin: Path,
+    counts: Mapping[str, Counter[str]] | None,
+) -> KernelReport:  # fmt: skip
+    symbol = compiled.symbols[one.kernel]
+    found = None if counts is None else counts[symbol]
     return KernelReport(
         one.kernel, one.architecture, one.registers, one.shared + dynamic, one.stack, one.spills,
-        counts,
+        tuple("|".join(names) for names in expected_instructions(text)),
+        None if found is None else _shown(found),
+        () if found is None else tuple(missing_instructions(text, found)), cubin.name, symbol,
     )  # fmt: skip
+
+
+def kernel_texts(file: SourceFile) -> dict[str, str]:
+    """The text of each kernel of a file."""
+    names = kernel_names(file)
+    starts = [file.text.index(f" {name}(") for name in names]
+    ends = [*starts[1:], len(file.text)]
+    return {
+        name: file.text[start:end] for name, start, end in zip(names, starts, ends, strict=True)
+    }
 
 
 def _shown(found: Counter[str]) -> Mapping[str, int]:
@@ -108,27 +152,53 @@ def _copy(compiled: Compiled, emitted: Emitted, folder: Path) -> None:
         for file in emitted.files:
             (folder / file.name).write_text(file.text, "utf-8")
         shutil.copy(compiled.folder / "gc_device.cuh", folder)
-        for cubin in compiled.cubins.values():
+        for cubin in set(compiled.cubins.values()):
             shutil.copy(cubin, folder)
 
 
-def _text(reports: Sequence[KernelReport], emitted: Emitted, arena: int) -> str:
+def _table_lines(reports: Sequence[KernelReport]) -> list[str]:
     rows = [
         (
             r.kernel, r.architecture, str(r.registers), binary_bytes(r.shared), str(r.stack),
-            str(r.spills), _counted(r.instructions),
+            str(r.spills), " ".join(r.expected), _counted(r.instructions),
         )
         for r in reports
     ]  # fmt: skip
     headers = (
-        "kernel", "architecture", "registers:", "shared:", "stack:", "spills:", "instructions",
+        "kernel", "architecture", "registers:", "shared:", "stack:", "spills:", "asked for",
+        "instructions",
     )  # fmt: skip
-    lines = table(headers, rows)
+    return table(headers, rows)
+
+
+def verdict_lines(reports: Sequence[KernelReport]) -> list[str]:
+    """What is wrong with kernels, or that nothing is."""
+    lines = [
+        f"{r.kernel}, {r.architecture}: keeps values of a thread in memory"
+        for r in reports
+        if r.uses_local_memory
+    ]
+    lines += [
+        f"{r.kernel}, {r.architecture}: its text asks for {', '.join(r.missing)}, which is missing"
+        for r in reports
+        if r.missing
+    ]
+    what = "no kernel spills or uses local memory"
     if any(r.instructions is None for r in reports):
         lines.append(f"instructions are not known without a disassembler: {INSTALL_HINT}")
-    memory = f"{binary_bytes(arena)} for intermediate values"
+    else:
+        what += "; each has the instructions that its text asks for"
+    if not any(r.uses_local_memory or r.missing for r in reports):
+        lines.append(what)
+    names, cubins = {r.kernel for r in reports}, {r.cubin for r in reports}
+    equal = "; equal ones share a cubin (kernels.json says where each is)"
+    return [*lines, f"{len(names)} kernels in {len(cubins)} cubins{equal}"]
+
+
+def _launch_line(emitted: Emitted, schedule: Schedule) -> str:
+    memory = f"{binary_bytes(schedule.arena_bytes)} for intermediate values"
     work = f"{binary_bytes(emitted.workspace_bytes)} for pieces of sums"
-    return "\n".join([*lines, "", f"{len(emitted.launches)} launches a step, {memory}, {work}"])
+    return f"{len(emitted.launches)} launches a step, {memory}, {work}"
 
 
 def _counted(found: Mapping[str, int] | None) -> str:

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from graphc.backends.cuda.device import open_device
+from graphc.backends.cuda.disassemble import INSTALL_HINT, instructions
 from graphc.backends.cuda.emit import Emitted, emit
 from graphc.backends.cuda.emulator import Emulator
 from graphc.backends.cuda.run import DeviceProgram
@@ -113,3 +115,11 @@ def compile_with_nvcc(emitted: Emitted, architecture: str, folder: Path) -> str:
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr.lower(), done.stderr
     return done.stderr
+
+
+def all_instructions(cubins: Sequence[Path], architecture: str) -> Counter[str]:
+    """How often each machine instruction occurs."""
+    found = instructions(cubins, architecture)
+    if found is None:
+        pytest.skip(f"there is no nvdisasm: {INSTALL_HINT}")
+    return sum(found.values(), Counter())

@@ -1,17 +1,17 @@
 """The same kernel texts through NVIDIA's compilers: no warning, and the instructions meant."""
 
-import ctypes
 import re
 import shutil
 import subprocess
-import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from graphc.backends.cuda.cubin import kernel_codes
+from graphc.backends.cuda.nvrtc import INSTALL_HINT, find_nvrtc
 from graphc.backends.templating import template_folder
 from tests.cuda.device import SM_80, SM_90A
+from tests.cuda.programs import all_instructions
 
 INCLUDE = template_folder() / "cuda"
 CASES = [
@@ -48,20 +48,6 @@ def compile_with_nvcc(path: Path, architecture: str, folder: Path) -> tuple[Path
     return binary, done.stderr
 
 
-def instructions(binary: Path) -> Counter[str]:
-    """How often each machine instruction occurs."""
-    for program, options in (("cuobjdump", ["--dump-sass"]), ("nvdisasm", [])):
-        found = shutil.which(program)
-        if found is not None and shutil.which("nvdisasm") is not None:
-            done = subprocess.run(
-                [found, *options, str(binary)], capture_output=True, text=True, check=True
-            )
-            return Counter(re.findall(r"\b[A-Z][A-Z0-9_]+(?:\.[A-Za-z0-9_]+)*\b", done.stdout))
-    pytest.skip(
-        "there is no nvdisasm on the PATH: pip install nvidia-cuda-nvdisasm nvidia-cuda-cuobjdump"
-    )
-
-
 @pytest.mark.parametrize(("path", "architecture"), CASES, ids=name_of)
 def test_nvcc_compiles_the_text_without_a_warning(
     path: Path, architecture: str, tmp_path: Path
@@ -77,36 +63,21 @@ def test_the_wrappers_become_the_instructions_they_are_named_for(
     path: Path, tmp_path: Path
 ) -> None:
     binary, _ = compile_with_nvcc(path, path.parent.name, tmp_path)
-    found = instructions(binary)
+    found = all_instructions([binary], path.parent.name)
     missing = [name for name in INSTRUCTIONS[name_of(path)] if not any(
         each == name or each.startswith(f"{name}.") for each in found
     )]  # fmt: skip
     assert not missing, sorted(found)
 
 
-def find_nvrtc() -> ctypes.CDLL:
-    """NVRTC from its wheel; its second library has to be loaded first."""
-    for folder in map(Path, sys.path):
-        for library in sorted(folder.glob("nvidia/*/lib/libnvrtc.so.*")):
-            for builtins in sorted(library.parent.glob("libnvrtc-builtins.so.*")):
-                ctypes.CDLL(str(builtins), ctypes.RTLD_GLOBAL)
-            return ctypes.CDLL(str(library))
-    pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc")
-
-
 @pytest.mark.parametrize(("path", "architecture"), CASES, ids=name_of)
 def test_nvrtc_compiles_the_text_with_no_other_header(path: Path, architecture: str) -> None:
     nvrtc = find_nvrtc()
-    program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    headers = (ctypes.c_char_p * 1)((INCLUDE / "gc_device.cuh").read_bytes())
-    names = (ctypes.c_char_p * 1)(b"gc_device.cuh")
-    options = (ctypes.c_char_p * 2)(f"-arch={architecture}".encode(), b"-std=c++17")
-    text, label = path.read_bytes(), path.name.encode()
-    assert not nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, label, 1, headers, names)
-    failed = nvrtc.nvrtcCompileProgram(program, 2, options)
-    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    nvrtc.nvrtcGetProgramLog(program, log)
-    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    assert not failed, log.value.decode()
-    assert b"warning" not in log.value
+    if nvrtc is None:
+        pytest.skip(f"NVRTC is not installed: {INSTALL_HINT}")
+    headers = (("gc_device.cuh", (INCLUDE / "gc_device.cuh").read_text("utf-8")),)
+    options = (f"-arch={architecture}", "-std=c++17", "--ptxas-options=-v")
+    code, said = nvrtc.compile(path.read_text("utf-8"), path.name, options, headers)
+    assert kernel_codes(code)
+    assert "warning" not in said.lower()
+    assert set(re.findall(r"(\d+) bytes spill stores", said)) == {"0"}

@@ -22,6 +22,7 @@ from graphc.backends.cuda.driver import (
     TensorBox,
     TensorMap,
 )
+from graphc.backends.cuda.emulator_build import kernel_names
 from graphc.backends.cuda.gpu import Gpu, packed_arguments
 from graphc.backends.cuda.libcuda import LibCuda
 from graphc.errors import CompilerBug, ToolchainError, UserError
@@ -43,7 +44,10 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeCuda]:
             path = tmp_path / f"{file.name}.cubin"
             path.write_text(file.text)
             cubins[file.name, architectures[0]] = path
-        return SimpleNamespace(cubins=cubins, folder=tmp_path, compiled=True, seconds=0.1)
+        symbols = {name: name for file in files for name in kernel_names(file)}
+        return SimpleNamespace(
+            cubins=cubins, symbols=symbols, folder=tmp_path, compiled=True, seconds=0.1
+        )
 
     monkeypatch.setattr(gpu_module, "_pycuda", lambda: cuda)
     monkeypatch.setattr(gpu_module, "LibCuda", lambda: cuda)
@@ -102,7 +106,7 @@ def test_too_little_memory_is_told_in_numbers(fake: FakeCuda) -> None:
 
 
 def test_a_driver_older_than_the_compiler(fake: FakeCuda) -> None:
-    with pytest.raises(ToolchainError, match=r"nvidia-cuda-nvrtc==12\.\*"):
+    with pytest.raises(ToolchainError, match="install nvidia-cuda-nvrtc-cu12"):
         Gpu()._module(b"for a later driver", "net.cu")
 
 

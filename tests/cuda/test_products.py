@@ -2,9 +2,6 @@
 
 import itertools
 import re
-import shutil
-import subprocess
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,13 @@ from graphc.ops.define import Definition, Operand, axes, define, op, sum_over
 from graphc.ops.pooling import max_pool2d
 from graphc.schedule.product_tiles import choose_tile
 from tests.compiled import with_gradients
-from tests.cuda.programs import Feeds, check_on_emulator, compile_with_nvcc, generated
+from tests.cuda.programs import (
+    Feeds,
+    all_instructions,
+    check_on_emulator,
+    compile_with_nvcc,
+    generated,
+)
 from tests.test_c_backend import EINSUMS, gated, small_convolution
 
 # Rows, depth, columns around multiples of the tiles, and depths of several stages and pieces.
@@ -152,15 +155,6 @@ def test_tiles_follow_the_shape() -> None:
     assert -(-64 // rows) * -(-576 // columns) * pieces >= 132
 
 
-def instructions(binary: Path) -> Counter[str]:
-    """How often each machine instruction occurs."""
-    disassembler = shutil.which("nvdisasm")
-    if disassembler is None:
-        pytest.skip("there is no nvdisasm on the PATH: pip install nvidia-cuda-nvdisasm")
-    done = subprocess.run([disassembler, binary], capture_output=True, text=True, check=True)
-    return Counter(re.findall(r"\b[A-Z][A-Z0-9_]+(?:\.[A-Za-z0-9_]+)*\b", done.stdout))
-
-
 def vgg_layer() -> list[Node]:
     x, w = leaves.input("x", (8, 64, 28, 28)), leaves.parameter("w", (64, 64, 3, 3))
     return with_gradients(conv2d(x, w, padding=1), [x, w], np.random.default_rng(0))
@@ -183,7 +177,7 @@ def test_a_layer_of_vgg_compiles_to_the_instructions_meant(
     said = compile_with_nvcc(emitted, architecture, tmp_path)
     assert set(re.findall(r"(\d+) bytes spill stores", said)) == {"0"}
     assert set(re.findall(r"(\d+) bytes stack frame", said)) == {"0"}
-    found = instructions(tmp_path / "whole.cubin")
+    found = all_instructions([tmp_path / "whole.cubin"], architecture)
     assert any(name.startswith("LDGSTS") for name in found)
     assert not any(name in ("LDL", "STL") for name in found)
     assert found[instruction] >= 64

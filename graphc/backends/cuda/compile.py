@@ -1,4 +1,4 @@
-"""CUDA sources -> cubins, by nvcc where there is a toolkit, else by NVRTC; cached like C."""
+"""CUDA sources -> cubins, by NVRTC where its wheel is, else by nvcc; cached like C."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -32,11 +32,13 @@ from graphc.backends.c.cache import (
 from graphc.backends.c.toolchain import Toolchain, compile_timeout
 from graphc.backends.cuda.driver import Progress
 from graphc.backends.cuda.nvrtc import INSTALL_HINT, Nvrtc, find_nvrtc
+from graphc.backends.cuda.twins import Twins, find_twins
 from graphc.backends.templating import template_folder
 from graphc.errors import CompilerBug, ToolchainError, UserError
 from graphc.ir.source import SourceFile
 
 COMPILER_VARIABLE = "GRAPHC_CUDA_COMPILER"
+COMPILERS = ("nvcc", "nvrtc")
 _FLAGS = ("-std=c++17",)
 _HEADER = "gc_device.cuh"
 _BYTES_PER_JOB = 1 << 30
@@ -54,6 +56,11 @@ class DeviceCompiler:
     command: tuple[str, ...]
     version: str
     nvrtc: Nvrtc | None = None
+
+    @property
+    def major(self) -> int:
+        """The first number of the release."""
+        return int(self.version.partition(".")[0])
 
     @property
     def name(self) -> str:
@@ -75,10 +82,14 @@ class Resources:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A folder of sources and cubins: (source, architecture) -> path, and what kernels take."""
+    """A folder of sources and cubins: (source, architecture) -> path, and what kernels take.
+
+    Sources that differ in names alone share a cubin: ``symbols`` gives each kernel's name in it.
+    """
 
     folder: Path
     cubins: Mapping[tuple[str, str], Path]
+    symbols: Mapping[str, str]
     resources: tuple[Resources, ...]
     compiled: bool
     seconds: float
@@ -108,26 +119,28 @@ class _Cubin:
         return f"{self.source.name.removesuffix('.cu')}.{self.architecture}.cubin"
 
 
-def find_device_compiler() -> DeviceCompiler:
-    """Nvcc of a toolkit, else NVRTC; GRAPHC_CUDA_COMPILER names one: "nvcc" or "nvrtc".
+def find_device_compiler(asked: str | None = None) -> DeviceCompiler:
+    """NVRTC of its wheel, else nvcc of a toolkit, which takes several times as long.
+
+    ``asked``, else the variable GRAPHC_CUDA_COMPILER, names one of them: "nvcc" or "nvrtc".
 
     Raises:
-        ToolchainError: there is neither.
+        ToolchainError: there is neither, or not the one that is asked for.
         UserError: the variable names something else.
     """
-    asked = os.environ.get(COMPILER_VARIABLE, "").strip()
-    if asked not in ("", "nvcc", "nvrtc"):
+    asked = asked or os.environ.get(COMPILER_VARIABLE, "").strip()
+    if asked not in ("", *COMPILERS):
         raise UserError(
             f"the environment variable {COMPILER_VARIABLE} has an illegal value\n"
-            f"  value: {asked!r}\n  legal: nvcc, nvrtc; unset it to take what there is"
+            f"  value: {asked!r}\n  legal: {', '.join(COMPILERS)}; unset it to take what there is"
         )
-    nvcc = None if asked == "nvrtc" else _nvcc_path()
-    if nvcc is not None:
-        return DeviceCompiler((nvcc,), _nvcc_version(nvcc))
     nvrtc = None if asked == "nvcc" else find_nvrtc()
     if nvrtc is not None:
         return DeviceCompiler((), "{}.{}".format(*nvrtc.version), nvrtc)
-    wanted = asked or "nvcc of a CUDA toolkit, or NVRTC"
+    nvcc = None if asked == "nvrtc" else _nvcc_path()
+    if nvcc is not None:
+        return DeviceCompiler((nvcc,), _nvcc_version(nvcc))
+    wanted = asked or "NVRTC, or nvcc of a CUDA toolkit"
     raise ToolchainError(
         f"CUDA text is compiled by {wanted}, which is not installed\n  Install it: {INSTALL_HINT}"
     )
@@ -139,6 +152,8 @@ def compile_sources(
 ) -> Compiled:  # fmt: skip
     """The cubins of every source for every architecture, such as "sm_80" or "sm_90a".
 
+    ``progress`` gets the cubins made, their number and the name of the last.
+
     Raises:
         ToolchainError: there is no compiler, or it refused a text or warned about one.
     """
@@ -149,7 +164,8 @@ def compile_sources(
         compiler.command, compiler.name, ",".join(architectures), _FLAGS, (), (), "scalar", ()
     )
     recipe = _Sources(net_name(net), (*files, header), chain, ())
-    wanted = [_Cubin(file, architecture) for architecture in architectures for file in files]
+    twins = find_twins(files)
+    wanted = [_Cubin(file, name) for name in architectures for file in twins.distinct]
     root = build_root()
     entry = root / recipe.folder_name
     made = False
@@ -162,9 +178,25 @@ def compile_sources(
                 publish(folder, entry, recipe)
         made = True
     table = json.loads((entry / recipe.library_name).read_bytes())
-    resources = tuple(Resources(**one) for one in table["kernels"])
-    cubins = {(c.source.name, c.architecture): entry / c.name for c in wanted}
-    return Compiled(entry, cubins, resources, made, time.monotonic() - started)
+    resources = _of_all_kernels([Resources(**one) for one in table["kernels"]], twins)
+    made_for = {(c.source.name, c.architecture): entry / c.name for c in wanted}
+    cubins = {
+        (file.name, name): made_for[twins.source_of[file.name], name]
+        for name in architectures
+        for file in files
+    }
+    spent = time.monotonic() - started
+    return Compiled(entry, cubins, twins.symbol_of, resources, made, spent)
+
+
+def _of_all_kernels(found: Sequence[Resources], twins: Twins) -> tuple[Resources, ...]:
+    """What every kernel takes, from what those that were compiled take."""
+    known = {(one.architecture, one.kernel): one for one in found}
+    return tuple(
+        replace(known[architecture, symbol], kernel=kernel)
+        for architecture in sorted({one.architecture for one in found})
+        for kernel, symbol in sorted(twins.symbol_of.items())
+    )
 
 
 def _compile_all(
@@ -176,12 +208,12 @@ def _compile_all(
     resources: list[Resources] = []
     try:
         with ThreadPoolExecutor(_jobs()) as pool:
-            running = [pool.submit(_compile, compiler, c, header, folder) for c in ordered]
+            running = {pool.submit(_compile, compiler, c, header, folder): c for c in ordered}
             try:
-                for number, (cubin, item) in enumerate(zip(ordered, running, strict=True), 1):
+                for number, item in enumerate(as_completed(running), 1):
                     resources += item.result()
                     if progress is not None:
-                        progress(number, len(ordered), cubin.name)
+                        progress(number, len(ordered), running[item].name)
             finally:
                 for item in running:
                     item.cancel()
@@ -268,9 +300,15 @@ def _digest(path: Path) -> str:
 
 
 def _jobs() -> int:
-    """A core each, as far as memory goes."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(available_cores(), free // _BYTES_PER_JOB))
+    """A core each, as far as memory goes that nobody uses or that the system can take back."""
+    try:
+        facts = Path("/proc/meminfo").read_text("ascii")
+    except OSError:
+        facts = ""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", facts, re.MULTILINE)
+    if found is None:
+        return 1
+    return max(1, min(available_cores(), (int(found[1]) << 10) // _BYTES_PER_JOB))
 
 
 def _nvcc_path() -> str | None:

@@ -10,6 +10,7 @@ import importlib
 import os
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,13 +121,15 @@ class Gpu:
         """The kernels of CUDA sources, compiled for this device."""
         self._enter()
         built = compile_sources(net, files, (self.architecture,), progress)
+        modules: dict[Path, Any] = {}
         kernels = {}
         for file in files:
-            code = built.cubins[file.name, self.architecture].read_bytes()
-            module = self._module(code, file.name)
+            cubin = built.cubins[file.name, self.architecture]
+            if cubin not in modules:
+                modules[cubin] = self._module(cubin.read_bytes(), file.name)
             for name in kernel_names(file):
                 kernels[name] = Kernel(name, len(self._functions))
-                self._functions.append(module.get_function(name))
+                self._functions.append(modules[cubin].get_function(built.symbols[name]))
         return Module(kernels, built.folder, built.compiled, built.seconds)
 
     def launch(
@@ -193,8 +196,7 @@ class Gpu:
                 f"{name}: the GPU's driver does not take what was compiled: {error}\n"
                 f"  driver:   for CUDA {release // 1000}.{release % 1000 // 10}\n"
                 f"  compiler: {find_device_compiler().name}\n"
-                "  Update the driver, or install a compiler of the driver's major version:\n"
-                f"  pip install 'nvidia-cuda-nvrtc=={release // 1000}.*'"
+                f"  {older_compiler_hint(release // 1000)}"
             ) from None
         self._modules.append(module)
         return module
@@ -242,6 +244,15 @@ def packed_arguments(arguments: Sequence[Argument]) -> tuple[list[str], list[Any
     return formats, values
 
 
+def older_compiler_hint(major: int) -> str:
+    """What to do where the driver is older than the compiler; up to 12, wheels name the release."""
+    wheel = f"nvidia-cuda-nvrtc-cu{major}" if major < 13 else f"'nvidia-cuda-nvrtc=={major}.*'"
+    return (
+        "Update the driver, or take a compiler of its major version: "
+        f"pip uninstall nvidia-cuda-nvrtc; pip install {wheel}"
+    )
+
+
 def _pycuda() -> Any:
     """PyCUDA's driver module, ready, or the one thing that is missing and how to get it."""
     try:
@@ -257,8 +268,8 @@ def _pycuda() -> Any:
     except ImportError as error:
         raise ToolchainError(
             f"{_NEEDS} PyCUDA, which cannot be imported: {error}\n"
-            f"  Install it: pip install 'graphc-compiler[cuda]'; it is compiled on the way, which "
-            f"takes a toolkit's headers and g++.\n  {_OTHERWISE}"
+            f"  Install it: pip install 'graphc-compiler[cuda]', with g++ and a CUDA toolkit's "
+            f"nvcc on the PATH: PyCUDA is compiled on the way.\n  {_OTHERWISE}"
         ) from None
     try:
         cuda.init()

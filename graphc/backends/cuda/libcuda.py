@@ -16,6 +16,18 @@ _SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}
 _PROMOTE_TO_128 = 2  # bytes that one miss brings into the second-level cache
 
 
+def driver_version() -> tuple[int, int] | None:
+    """The CUDA release that the installed driver takes, None where there is no driver."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    number = ctypes.c_int()
+    if library.cuDriverGetVersion(ctypes.byref(number)):
+        return None
+    return number.value // 1000, number.value % 1000 // 10
+
+
 class LibCuda:
     """libcuda.so.1, loaded; every call that fails raises ToolchainError with NVIDIA's own words."""
 
