@@ -67,7 +67,7 @@ def compile_graph(
     _check_options(target, threads, tune)
     source = Graph(value_list("compile", outputs), tuple(assignments))
     check_graph(source)
-    graph = run_passes(source, legal_precision("compile", precision))
+    graph = run_passes(source, legal_precision("compile", precision), copies=target != "c")
     limits, given = label_ranges(source), parameters or {}
     if target == "c":
         schedule, block = _host_schedule(graph, exact, tune, threads, tuning)

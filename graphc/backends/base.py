@@ -7,7 +7,7 @@ import hashlib
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,28 @@ class Program(ABC):
         self._call(feeds, seconds)
         return {r.name: float(s) for r, s in zip(self.routines, seconds, strict=True)}
 
+    def stream(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[list[np.ndarray]]:
+        """Run once for each batch of feeds, in order; yields what each call would return.
+
+        On a device the arrays of a batch are copied there while the batch before is computed. The
+        next batch is asked for before the results of the last are yielded.
+
+        Raises:
+            UserError: as a call does, when the batch's turn has come.
+        """
+        for feeds in batches:
+            yield self._call(feeds, None)
+
     def _call(self, feeds: Mapping[str, Any], seconds: np.ndarray | None) -> list[np.ndarray]:
         check_known(feeds, self.inputs)
+        with self._alone():
+            return self._run(feeds, seconds)
+
+    def _alone(self) -> threading.Lock:
+        """What one caller at a time holds."""
         if os.getpid() != self._forked:  # the lock may have been held at the fork
             self._lock, self._forked = threading.Lock(), os.getpid()
-        with self._lock:
-            return self._run(feeds, seconds)
+        return self._lock
 
     @abstractmethod
     def _run(self, feeds: Mapping[str, Any], seconds: np.ndarray | None) -> list[np.ndarray]:

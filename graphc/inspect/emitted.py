@@ -81,7 +81,8 @@ def emit_step(
         if _ARCHITECTURE.fullmatch(name) is None:
             raise UserError(f"there is no architecture {name!r}\n  expected some, as sm_80,sm_90a")
     check_graph(subject.step)
-    schedule = make_schedule(run_passes(subject.step, PRECISIONS[subject.precision]))
+    graph = run_passes(subject.step, PRECISIONS[subject.precision], copies=True)
+    schedule = make_schedule(graph)
     emitted = emit(schedule, lower_to_grid(schedule, tf32=subject.precision == "tf32"))
     with storage(folder, "create"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,8 @@ def emit_step(
 
 def kernel_reports(compiled: Compiled, emitted: Emitted) -> tuple[KernelReport, ...]:
     """What ptxas and the disassembler say of every kernel."""
-    dynamic = {launch.kernel: launch.shared_bytes for launch in emitted.launches}
+    launches = (*emitted.launches, *emitted.copies)
+    dynamic = {launch.kernel: launch.shared_bytes for launch in launches}
     file_of = {name: file for file in emitted.files for name in kernel_texts(file)}
     texts = {name: text for file in emitted.files for name, text in kernel_texts(file).items()}
     counts: dict[str, Mapping[str, Counter[str]] | None] = {}

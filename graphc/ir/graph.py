@@ -190,17 +190,29 @@ class Assignment:
     value: Node
 
 
+@dataclass(frozen=True)
+class Copy:
+    """``state`` holds ``value``, a map of one parameter or state, before every step: assignments
+    keep it so, and whoever writes that parameter from outside has to make it anew.
+    """
+
+    state: Node
+    value: Node
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """Outputs, assignments, and every node they need, inputs before users."""
 
     outputs: tuple[Node, ...]
     assignments: tuple[Assignment, ...] = ()
+    copies: tuple[Copy, ...] = ()
     nodes: tuple[Node, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         """Sort the nodes."""
         roots = [*self.outputs, *(n for a in self.assignments for n in (a.state, a.value))]
+        roots += [n for c in self.copies for n in (c.state, *c.value.inputs)]
         object.__setattr__(self, "nodes", topological(roots))
 
 

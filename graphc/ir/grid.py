@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graphc.ir.index import Index
-from graphc.ir.loops import Statement
+from graphc.ir.loops import Parameter, Statement
 from graphc.ir.scalar import Condition, Scalar
 from graphc.ir.types import Axis, DType
 
@@ -50,6 +50,24 @@ class GridNest:
     finish: tuple[Statement, ...]
     wide: bool
     reason: str
+
+
+@dataclass(frozen=True)
+class GridPart:
+    """A nest that runs beside others: a function of its own, called with ``arguments``."""
+
+    name: str
+    title: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    arguments: tuple[str, ...]
+    nest: GridNest
+
+
+@dataclass(frozen=True)
+class GridParts:
+    """Nests in one launch, one after the other in the grid; all their blocks are of equal size."""
+
+    parts: tuple[GridPart, ...]
 
 
 @dataclass(frozen=True)

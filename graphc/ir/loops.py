@@ -112,12 +112,14 @@ class TeamLoop:
 class Combine:
     """Accumulators of a team's workers become one, pairwise in a fixed order, at the first worker.
 
-    ``body`` adds what ``others`` hold of another worker to one's own ``names``.
+    ``body`` adds what ``others`` hold of another worker to one's own ``names``. With ``everywhere``
+    all workers get the result.
     """
 
     names: tuple[Name, ...]
     others: tuple[Name, ...]
     body: tuple[Statement, ...]
+    everywhere: bool = False
 
 
 Statement = (

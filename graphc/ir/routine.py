@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphc.ir.grid import GridNest, GridProduct
+from graphc.ir.grid import GridNest, GridParts, GridProduct
 from graphc.ir.loops import Contraction, Parameter, Statement, TileProduct
 
-Body = tuple[Statement, ...] | Contraction | TileProduct | GridNest | GridProduct
+Body = tuple[Statement, ...] | Contraction | TileProduct | GridNest | GridParts | GridProduct
 
 
 @dataclass(frozen=True)

@@ -40,17 +40,20 @@ class KernelPlan:
     cut by its blocks; where these say nothing, ``schedule/blocking.py`` decides by the sizes that
     lowering finds. ``pooled`` are the last nodes: reductions over windows of the leader's results
     and maps of what these give, computed while a tile of results is at hand.
+    "rows" is a chain of equations over common rows (``passes/rows.py``), "side by side" several
+    kernels, the ``parts``, that do not depend on each other.
     """
 
     name: str
     nodes: tuple[Node, ...]
     stored: tuple[Node, ...]
-    strategy: Literal["contraction", "tiles", "nest"]
+    strategy: Literal["contraction", "tiles", "nest", "rows", "side by side"]
     reason: str
     algorithms: tuple[TileAlgorithm, ...] = ()
     contraction_blocks: ContractionBlocks = BY_RULE
     tile_blocks: TileBlocks | None = None
     pooled: tuple[Node, ...] = ()
+    parts: tuple[KernelPlan, ...] = ()
 
     @property
     def unpooled(self) -> tuple[Node, ...]:
@@ -60,13 +63,18 @@ class KernelPlan:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Kernels in execution order and the buffer of every stored node."""
+    """Kernels in execution order and the buffer of every stored node.
+
+    ``copies`` are kernels outside of that order: one for each of the graph's copies, which makes
+    it from its parameter.
+    """
 
     graph: Graph
     kernels: tuple[KernelPlan, ...]
     buffers: tuple[Buffer, ...]
     places: dict[Node, int]
     arena_bytes: int
+    copies: tuple[KernelPlan, ...] = ()
 
     def buffer(self, node: Node) -> Buffer:
         """The buffer that holds a node."""

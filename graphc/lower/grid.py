@@ -6,11 +6,11 @@ threads; what its workers found is combined pairwise in an order that the shape 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from graphc.errors import CompilerBug
-from graphc.ir.grid import GridNest, GridProduct
+from graphc.ir.grid import GridNest, GridPart, GridParts, GridProduct, Team
 from graphc.ir.loops import Combine, Statement, TeamLoop
 from graphc.ir.routine import Body, Routine
 from graphc.ir.schedule import KernelPlan, Schedule
@@ -31,12 +31,20 @@ from graphc.lower.reduction import (
     Parts,
     Stage,
     combine_statements,
+    merge_window,
     reduction_parts,
     sibling_blocks,
 )
-from graphc.lower.routines import in_phases, lower_kernel, nest_plan
+from graphc.lower.routines import (
+    buffer_order,
+    in_phases,
+    kernel_parameters,
+    lower_kernel,
+    nest_plan,
+)
 from graphc.lower.row_windows import row_windows
-from graphc.lower.teams import choose_team, one_each
+from graphc.lower.rows import grid_rows
+from graphc.lower.teams import BLOCK, choose_team, one_each
 from graphc.passes.classify import contraction_factors
 from graphc.schedule.product_tiles import MOST_BATCHES
 
@@ -45,18 +53,47 @@ _WIDE = 1 << 31  # places from here on need 64 bits
 
 
 def lower_to_grid(schedule: Schedule, *, tf32: bool = False) -> tuple[Routine, ...]:
-    """Routines of all kernels for a device, in execution order.
+    """Routines of all kernels for a device, in execution order, then those of the copies.
 
     ``tf32`` lets products of float32 take tensor cores, which read 10 bits of each factor.
     """
 
     def body(plan: KernelPlan, group: Group) -> Body:
+        if plan.strategy == "rows":
+            return grid_rows(group, _WIDE)
         product = grid_product(group, tf32) if plan.strategy == "contraction" else None
         return product or grid_nest(plan, group)
 
     return tuple(
-        lower_kernel(plan, schedule, Namer(RESERVED_ON_DEVICE), body) for plan in schedule.kernels
-    )
+        _side_by_side(plan, schedule, body) if plan.parts
+        else lower_kernel(plan, schedule, Namer(RESERVED_ON_DEVICE), body)
+        for plan in (*schedule.kernels, *schedule.copies)
+    )  # fmt: skip
+
+
+def _side_by_side(
+    plan: KernelPlan, schedule: Schedule, body: Callable[[KernelPlan, Group], Body]
+) -> Routine:
+    """Kernels that run in one launch: each as a function, all in blocks of the same size."""
+    namer = Namer(RESERVED_ON_DEVICE)
+    parameters = kernel_parameters(plan, schedule, namer)
+    places = buffer_order(plan, schedule)
+    names = {place: p.name for place, p in zip(places, parameters, strict=True)}
+    parts: list[GridPart] = []
+    routines = [
+        lower_kernel(part, schedule, Namer(RESERVED_ON_DEVICE), body) for part in plan.parts
+    ]
+    for part, one in zip(plan.parts, routines, strict=True):
+        if not isinstance(one.body, GridNest) or one.body.team.workers > 1:
+            raise CompilerBug(f"{part.name} cannot run beside other kernels")
+        nest = replace(one.body, team=Team(1, BLOCK, "outputs"))
+        arguments = tuple(names[place] for place in buffer_order(part, schedule))
+        parts.append(GridPart(f"{part.name}_part", one.title, one.parameters, arguments, nest))
+    return Routine(
+        plan.name, tuple(line for one in routines for line in one.title), parameters,
+        GridParts(tuple(parts)), sum(one.flops for one in routines),
+        sum(one.bytes for one in routines),
+    )  # fmt: skip
 
 
 def grid_product(group: Group, tf32: bool) -> GridProduct | None:
@@ -122,7 +159,7 @@ def _shared(
         if block[0].equation.is_map:
             finish.append(map_statement(block[0], merged))
             continue
-        parts = reduction_parts(block, merged, plan.namer)
+        parts = reduction_parts(block, merged, merge_window(block[0], merged, plan.namer))
         _check_apart(block[0], plan)
         names, others, combined = combine_statements(block)
         body += [*parts.before, _team_loop(parts), Combine(names, others, combined)]

@@ -99,7 +99,7 @@ def build_nest(plan: NestPlan) -> tuple[Statement, ...]:
     lines: tuple[LineStore, ...] = ()
     if simd and len(merged.axes) > 1:
         body, lines = stream_lines(body, merged.axes[-1], plan.streamed, plan.namer)
-    return (*tables, *_wrap(merged.axes, tuple(body), points, simd, lines))
+    return (*tables, *output_loops(merged.axes, tuple(body), points, simd=simd, lines=lines))
 
 
 def _lane_nest(
@@ -113,7 +113,8 @@ def _lane_nest(
     split = Merged((*merged.axes[:-1], outer), {**step, **values})
     maps = {b[0].value: map_statement(b[0], split) for b in blocks if b[0].equation.is_map}
     body = lane_statements(blocks, split, lane, plan.namer, maps, store_statements(plan, split))
-    return _wrap(tuple(a for a in split.axes if a.extent > 1), tuple(body), points, False)
+    axes = tuple(a for a in split.axes if a.extent > 1)
+    return output_loops(axes, tuple(body), points, simd=False)
 
 
 def store_statements(plan: NestPlan, merged: Merged) -> list[Statement]:
@@ -138,8 +139,8 @@ def merge_outputs(plan: NestPlan) -> Merged:
     return merge_axes(plan.axes, offsets, conditions, plan.namer)
 
 
-def _wrap(
-    axes: tuple[Axis, ...], body: tuple[Statement, ...], points: int, simd: bool,
+def output_loops(
+    axes: tuple[Axis, ...], body: tuple[Statement, ...], points: int, *, simd: bool,
     lines: tuple[LineStore, ...] = (),
 ) -> tuple[Statement, ...]:  # fmt: skip
     """Output loops: the outer ones in parallel, the innermost vectorised unless a long sum is.

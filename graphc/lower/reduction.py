@@ -89,14 +89,12 @@ class Parts:
 
 def reduction_statements(block: Sequence[Stage], merged: Merged, namer: Namer) -> list[Statement]:
     """Accumulators, the loops over the window, and the finished values."""
-    parts = reduction_parts(block, merged, namer)
+    parts = reduction_parts(block, merged, merge_window(block[0], merged, namer))
     return [*parts.before, *_window_loops(block, parts.window, parts.inside), *parts.after]
 
 
-def reduction_parts(block: Sequence[Stage], merged: Merged, namer: Namer) -> Parts:
-    """The parts of which the loops are made."""
-    first = block[0]
-    window = merge_window(first, merged, namer)
+def reduction_parts(block: Sequence[Stage], merged: Merged, window: Merged) -> Parts:
+    """The parts of which the loops over a window are made."""
     item, conditions = window_item(block, merged, window)
     before: list[Statement] = []
     inside: list[Statement] = [item]

@@ -20,6 +20,7 @@ from graphc.lower.names import Namer
 from graphc.lower.nest import Array, NestPlan, build_nest, make_stage
 from graphc.lower.phases import split_phases
 from graphc.lower.reduction import SUFFIXES, Stage
+from graphc.lower.rows import build_rows, rename_rows
 from graphc.lower.split import lane_values, recast, split_axes
 from graphc.lower.tiles import build_tiles
 from graphc.passes.classify import contraction_factors
@@ -64,6 +65,8 @@ def _body(
         form = sliding_product(leader)
         assert form is not None
         return build_tiles(group, form, plan.algorithms, plan.tile_blocks, block)
+    if plan.strategy == "rows":
+        return build_rows(group)
     if plan.strategy == "nest":
         return build_nest(nest_plan(group))
     nest = nest_plan(in_phases(group) or group)
@@ -76,6 +79,8 @@ def _renamed(plan: KernelPlan, namer: Namer) -> dict[Node, Equation]:
     """Equations over the axis names of the leader, or of the first that is pooled; summed axes of
     different windows keep apart.
     """
+    if plan.strategy == "rows":
+        return rename_rows(plan.nodes, namer)
     common = {
         nodes[0].shape: [namer.axis(a.name) for a in nodes[0].op_equation().axes]
         for nodes in (plan.unpooled, plan.pooled) if nodes
@@ -119,6 +124,11 @@ def _parameters(
 def _is_streamed(buffer: Buffer) -> bool:
     size = element_count(buffer.shape) * buffer.dtype.size
     return buffer.storage == "arena" and size > STREAMED_BYTES
+
+
+def kernel_parameters(plan: KernelPlan, schedule: Schedule, namer: Namer) -> tuple[Parameter, ...]:
+    """One parameter for each array that a kernel touches, in the order of ``buffer_order``."""
+    return _parameters(plan, schedule, namer)[1]
 
 
 def buffer_order(plan: KernelPlan, schedule: Schedule) -> tuple[int, ...]:

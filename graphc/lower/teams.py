@@ -9,10 +9,10 @@ from graphc.ir.types import Axis, element_count
 from graphc.lower.access import Access, Merged
 from graphc.lower.names import Namer
 from graphc.lower.reduction import Stage, merge_window
+from graphc.schedule.side_by_side import FEW_TERMS
 
 BLOCK = 256  # threads of a block
 WARP = 32
-_FEW_TERMS = 2 * WARP  # a thread adds so many alone
 _MANY = 1 << 16  # outputs that fill a device with one thread each
 _LONG = 1 << 10  # terms that a whole block shares
 
@@ -33,7 +33,7 @@ def choose_team(
     results = _extent(merged.axes)
     reductions = [b for b in blocks if not b[0].equation.is_map]
     terms = max((_terms(b[0]) for b in reductions), default=1)
-    if terms <= _FEW_TERMS:
+    if terms <= FEW_TERMS:
         return one_each(results), "a thread for each output"
     along_window, along_outputs = _unit_steps(reductions, merged, namer)
     if along_window >= along_outputs:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from graphc.errors import CompilerBug
 from graphc.ir.graph import Graph
 from graphc.ir.types import DType
+from graphc.passes.copies import keep_copies
 from graphc.passes.factor import factor_numbers
 from graphc.passes.fold import fold_constants
 from graphc.passes.inline import inline_maps
@@ -30,13 +31,19 @@ PIPELINE: tuple[Pass, ...] = (
 )
 
 
-def run_passes(graph: Graph, narrow: DType | None = None) -> Graph:
-    """Apply the whole pipeline; ``narrow`` is the 16-bit type of mixed precision, None without."""
+def run_passes(graph: Graph, narrow: DType | None = None, *, copies: bool = False) -> Graph:
+    """Apply the whole pipeline.
+
+    Args:
+        graph: what was declared, with its gradients.
+        narrow: the 16-bit type of mixed precision, None without.
+        copies: whether rounded parameters are kept from step to step.
+    """
     for one in PIPELINE:
         graph = _verified(graph, one(graph), one.__name__)
-    if narrow is None:
-        return graph
-    return _verified(graph, store_narrow(graph, narrow), store_narrow.__name__)
+    if narrow is not None:
+        graph = _verified(graph, store_narrow(graph, narrow), store_narrow.__name__)
+    return _verified(graph, keep_copies(graph), keep_copies.__name__) if copies else graph
 
 
 def _verified(before: Graph, after: Graph, name: str) -> Graph:

@@ -87,10 +87,13 @@ def _filter_wish(kernel: KernelPlan) -> tuple[Node, int] | None:
 
 
 def _free_places(graph: Graph, buffers: Sequence[Buffer], places: Mapping[Node, int]) -> set[int]:
-    """Arena buffers that are copied nowhere whole."""
+    """Arena buffers that are copied nowhere whole, and copies that their updates write in place."""
     bases = memory_bases(graph)
-    kept = {places[bases[a.value]] for a in graph.assignments}
-    return {n for n, b in enumerate(buffers) if b.storage == "arena"} - kept
+    hidden = {places[copy.state] for copy in graph.copies}
+    moved = {a.state: places[bases[a.value]] for a in graph.assignments}
+    kept = {n for a in graph.assignments if (n := moved[a.state]) not in hidden}
+    kept |= {places[s] for s, n in moved.items() if places[s] in hidden and n != places[s]}
+    return {n for n, b in enumerate(buffers) if b.storage == "arena" or n in hidden} - kept
 
 
 def _spread(

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from graphc.ir.graph import Graph, Node
-from graphc.ir.layout import row_major
+from graphc.ir.graph import Copy, Graph, Node
+from graphc.ir.layout import Layout, reshaped, row_major
 from graphc.ir.loops import BlockSizes
 from graphc.ir.schedule import Buffer, KernelPlan, Schedule
 from graphc.ir.types import element_count
 from graphc.passes.classify import memory_bases
+from graphc.passes.rows import RowChain, row_chain
 from graphc.passes.windows import window_sizes
 from graphc.schedule.fuse import Group, fuse
 from graphc.schedule.layout import assign_layouts
 from graphc.schedule.memory import place_arena
 from graphc.schedule.products import Products, product_factors
+from graphc.schedule.rows import chain_rows
+from graphc.schedule.side_by_side import side_by_side
 
 
 def make_schedule(
@@ -29,19 +32,65 @@ def make_schedule(
     """
     products = Products(block, exact)
     groups = fuse(graph, products.refusal)
-    stored = _stored_nodes(graph, groups)
-    kernels = _kernels(graph, groups, stored, products)
+    stored = _stored_nodes(graph, [group.members for group in groups])
+    single = _kernels(graph, groups, stored, products)
+    layouts = _layouts(graph, single, block)
+    kernels = _chained(graph, single, layouts)
+    if block is None:
+        kernels = side_by_side(graph, kernels)
     buffers, places = _buffers(graph, kernels)
-    buffers = assign_layouts(graph, kernels, buffers, places, block)
+    buffers = [replace(b, layout=layouts[b.node]) for b in buffers]
     offsets, total = place_arena(graph, kernels, buffers, places)
     placed = tuple(replace(b, offset=offsets.get(number, 0)) for number, b in enumerate(buffers))
-    return Schedule(graph, kernels, placed, places, total)
+    used = {kernel.name: 1 for kernel in kernels}
+    copies = tuple(_copy_kernel(copy, used) for copy in graph.copies)
+    places |= {copy.value: places[copy.state] for copy in graph.copies}
+    return Schedule(graph, kernels, placed, places, total, copies)
 
 
-def _stored_nodes(graph: Graph, groups: Sequence[Group]) -> set[Node]:
+def _layouts(
+    graph: Graph, kernels: Sequence[KernelPlan], block: BlockSizes | None
+) -> dict[Node, Layout]:
+    """Where the elements of every node that is stored lie."""
+    buffers, places = _buffers(graph, kernels)
+    buffers = assign_layouts(graph, kernels, buffers, places, block)
+    found = {node: reshaped(buffers[place].layout, node.shape) for node, place in places.items()}
+    return {node: layout for node, layout in found.items() if layout is not None}
+
+
+def _chained(
+    graph: Graph, kernels: Sequence[KernelPlan], layouts: Mapping[Node, Layout]
+) -> tuple[KernelPlan, ...]:
+    """The kernels, those that are chains of rows as one, all with names in their new order."""
+    scattered = {node for node, layout in layouts.items() if layout != row_major(node.shape)}
+    groups = chain_rows(graph, kernels, scattered)
+    stored = _stored_nodes(graph, groups)
+    updated = {memory_bases(graph)[a.value]: a.state for a in graph.assignments}
+    plans = {plan.nodes: plan for plan in kernels}
+    used: dict[str, int] = {}
+    found = []
+    for group in groups:
+        name = _fresh(kernel_name(group, updated), used)
+        if group in plans:
+            found.append(replace(plans[group], name=name))
+            continue
+        chain = row_chain(group)
+        assert chain is not None
+        keep = tuple(node for node in group if node in stored)
+        found.append(KernelPlan(name, group, keep, "rows", _rows_reason(group, chain)))
+    return tuple(found)
+
+
+def _copy_kernel(copy: Copy, used: dict[str, int]) -> KernelPlan:
+    """What makes a copy anew."""
+    name = _fresh(f"{_word(copy.state.label)}_copy", used)
+    return KernelPlan(name, (copy.value,), (copy.value,), "nest", _nest_reason(copy.value))
+
+
+def _stored_nodes(graph: Graph, groups: Sequence[Collection[Node]]) -> set[Node]:
     """Values that leave their kernel."""
     bases = memory_bases(graph)
-    home = {node: group.number for group in groups for node in group.members}
+    home = {node: number for number, group in enumerate(groups) for node in group}
     found = {bases[n] for n in (*graph.outputs, *(a.value for a in graph.assignments))}
     for node in graph.nodes:
         for operand in node.inputs:
@@ -111,6 +160,15 @@ def _planned(
     if choice is not None and choice.algorithms:
         return KernelPlan(name, group, keep, "tiles", reason, choice.algorithms)
     return KernelPlan(name, group, keep, "contraction", reason)
+
+
+def _rows_reason(group: Sequence[Node], chain: RowChain) -> str:
+    reductions = [node.op_equation().reduction for node in group]
+    found = [one for one in reductions if one != "none"]
+    maps = len(reductions) - len(found)
+    parts = [*found, f"{maps} map{'s' if maps > 1 else ''}"] if maps else found
+    rows, columns = element_count(chain.rows), element_count(chain.columns)
+    return f"{rows} rows of {columns}: {', '.join(parts)}"
 
 
 def _nest_reason(leader: Node) -> str:

@@ -145,6 +145,15 @@ def train(model: Model, data: Dataset, options: Options, reporter: Reporter) -> 
     return run.finish()
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What is known of a step before it is computed."""
+
+    number: int
+    epoch: int
+    labels: np.ndarray
+
+
 @dataclass
 class _Run:
     """One run: what stays, and what changes with every step."""
@@ -175,37 +184,45 @@ class _Run:
     def finish(self) -> Outcome:
         """All steps, and an evaluation after every epoch."""
         self.mark = time.perf_counter()
-        for number, epoch, pixels, labels in self._batches():
-            self._train_on(number, epoch, pixels, labels)
+        begun: deque[_Batch] = deque()
+        results = self.step.stream(self._feeds(begun))
+        for number in range(self.steps):
+            self.step.learning_rate = self._rate(number)
+            loss, logits = next(results)
+            batch = begun.popleft()
+            self._stepped(batch, float(loss), logits)
             ended = number + 1 == self.steps or self.in_epoch == self.per_epoch
             if ended and self._can_evaluate():
-                self._evaluate(epoch)
+                self._evaluate(batch.epoch)
                 self.mark = time.perf_counter()
         assert self.last is not None
         return Outcome(self.step.program, self.last, tuple(self.evaluations), sum(self.clock))
 
-    def _batches(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    def _feeds(self, begun: deque[_Batch]) -> Iterator[dict[str, np.ndarray]]:
+        """The arrays of every step; ``begun`` gets what is to be known when its results come."""
         number, seed = 0, self.options.seed
         images, labels, batch = self.data.train_images, self.data.train_labels, self.options.batch
         for epoch in range(self.epochs):
-            self.loss_sum, self.right, self.in_epoch = 0.0, 0, 0
             for pixels, targets in batches(images, labels, batch, epoch=epoch, seed=seed):
                 if number == self.steps:
                     return
-                yield number, epoch, pixels, targets
+                begun.append(_Batch(number, epoch, targets))
+                yield {"x": pixels.astype(self.network.x.dtype.numpy, copy=False), "y": targets}
                 number += 1
 
-    def _train_on(self, number: int, epoch: int, pixels: np.ndarray, labels: np.ndarray) -> None:
+    def _rate(self, number: int) -> float:
         options = self.options
-        rate = learning_rate(number, self.steps, self.peak, options.warmup, options.schedule)
-        self.step.learning_rate = rate
-        feed = pixels.astype(self.network.x.dtype.numpy, copy=False)
-        loss, logits = self.step(x=feed, y=labels)
+        return learning_rate(number, self.steps, self.peak, options.warmup, options.schedule)
+
+    def _stepped(self, batch: _Batch, loss: float, logits: np.ndarray) -> None:
+        number = batch.number
+        if number % self.per_epoch == 0:
+            self.loss_sum, self.right, self.in_epoch = 0.0, 0, 0
         self._tick()
-        self._count(float(loss), logits, labels)
-        if not math.isfinite(float(loss)):
-            raise UserError(_diverged(number + 1, float(loss), self.peak, options))
-        self.last = self._progress(number, epoch, float(loss), rate)
+        self._count(loss, logits, batch.labels)
+        if not math.isfinite(loss):
+            raise UserError(_diverged(number + 1, loss, self.peak, self.options))
+        self.last = self._progress(number, batch.epoch, loss, self._rate(number))
         self.reporter.stepped(self.last)
         if number + 1 >= SETTLED and not self.warned and self._stands_still():
             self.warned = True

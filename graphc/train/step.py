@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,10 @@ class TrainingStep:
     def __call__(self, **feeds: Any) -> list[np.ndarray]:
         """One step; see ``Program`` for the errors."""
         return self.program(**feeds)
+
+    def stream(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[list[np.ndarray]]:
+        """One step for each batch; on a device the next is copied meanwhile (``Program``)."""
+        return self.program.stream(batches)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _distinct(
     """Signature and kernel by itself of equal contractions, with their numbers, dearest first."""
     groups: dict[str, tuple[Schedule, list[int]]] = {}
     for number, plan in enumerate(schedule.kernels):
-        if plan.strategy == "nest":
+        if plan.strategy in ("nest", "rows"):
             continue
         single = alone(plan, schedule)
         groups.setdefault(signature(single, block, exact), (single, []))[1].append(number)

@@ -32,7 +32,8 @@ class FakeCuda:
         self.emulator = Emulator(1)
         self.capability, self.total, self.used = capability, total, 0
         self.calls: list[str] = []
-        self.contexts = 0
+        self.contexts = self.streams = 0
+        self.Context = SimpleNamespace(synchronize=lambda: self.calls.append("synchronize"))
         self.memory: dict[int, DeviceMemory] = {}
         self.Device = self._device
 
@@ -68,7 +69,11 @@ class FakeCuda:
 
     def memcpy_htod_async(self, address: int, array: np.ndarray, stream: Any) -> None:
         self._inside()
-        self.emulator.copy_to(self._part(address, array.nbytes), array)
+        if stream.handle == 77:
+            self.emulator.copy_to(self._part(address, array.nbytes), array)
+            return
+        self.calls.append("ahead")
+        self.emulator.copy_ahead(self._part(address, array.nbytes), array)
 
     def memcpy_dtoh_async(self, array: np.ndarray, address: int, stream: Any) -> None:
         self._inside()
@@ -85,13 +90,28 @@ class FakeCuda:
         module = self.emulator.load([SourceFile("kernel.cu", code.decode())])
         return SimpleNamespace(get_function=lambda name: FakeFunction(self, module.kernels[name]))
 
+    def pagelocked_empty(self, size: int, dtype: Any) -> np.ndarray:
+        self._inside()
+        assert np.dtype(dtype).itemsize == 1
+        return self.emulator.pinned(size)
+
     def Stream(self) -> Any:
-        return SimpleNamespace(handle=77, synchronize=self.emulator.synchronize)
+        """The first is that of launches; copies on any other end when an event is waited for."""
+        self.streams += 1
+        stream = SimpleNamespace(handle=76 + self.streams, synchronize=self.emulator.synchronize)
+        stream.wait_for_event = self._wait_for_event
+        return stream
 
     def Event(self) -> Any:
-        return SimpleNamespace(
-            record=lambda stream: None, synchronize=lambda: None, time_since=lambda other: 2.5
-        )
+        event = SimpleNamespace(recorded=None, synchronize=lambda: None)
+        event.record = lambda stream: setattr(event, "recorded", stream)
+        event.time_since = lambda other: 2.5
+        return event
+
+    def _wait_for_event(self, event: Any) -> None:
+        assert event.recorded.handle != 77, "the stream of launches waits for itself"
+        self.calls.append("await")
+        self.emulator.await_copies()
 
     def _device(self, number: int) -> Any:
         context = SimpleNamespace(push=self._push, pop=self._pop)

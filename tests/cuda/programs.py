@@ -93,7 +93,8 @@ def generated(
     outputs: Sequence[Node], assignments: Sequence[Assignment] = (), *, precision: str = "fp32"
 ) -> Emitted:
     """The CUDA sources of a graph; nothing is compiled."""
-    graph = run_passes(Graph(tuple(outputs), tuple(assignments)), PRECISIONS[precision])
+    source = Graph(tuple(outputs), tuple(assignments))
+    graph = run_passes(source, PRECISIONS[precision], copies=True)
     schedule = make_schedule(graph)
     return emit(schedule, lower_to_grid(schedule, tf32=precision == "tf32"))
 

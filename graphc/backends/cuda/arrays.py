@@ -15,6 +15,8 @@ from graphc.ir.types import Shape
 class DeviceArray:
     """A contiguous array in memory of its own, which is freed with it.
 
+    ``version`` counts how often it was written, by ``write`` or by a program that assigns it.
+
     ``np.asarray(array)`` is a copy of what it holds now; ``array[...] = value`` overwrites it. Both
     wait for the kernels that were launched before.
     """
@@ -23,6 +25,7 @@ class DeviceArray:
         self.driver = driver
         self.shape = tuple(shape)
         self.dtype = np.dtype(dtype)
+        self.version = 0
         self.memory: DeviceMemory = driver.allocate(self.nbytes)
         weakref.finalize(self, driver.free, self.memory).atexit = False
 
@@ -44,6 +47,7 @@ class DeviceArray:
     def write(self, array: np.ndarray) -> None:
         """Overwrite all elements by those of an array of this type."""
         self.driver.copy_to(self.memory, np.ascontiguousarray(array, self.dtype))
+        self.version += 1
 
     def read(self) -> np.ndarray:
         """All elements, as a new array."""

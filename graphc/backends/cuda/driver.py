@@ -137,11 +137,29 @@ class Driver(Protocol):
     def free(self, memory: DeviceMemory) -> None:
         """Give back what ``allocate`` gave."""
 
+    def check_room(self, size: int) -> None:
+        """Raise ``OutOfMemory`` where so many bytes, in several pieces, are not free."""
+
     def copy_to(self, memory: DeviceMemory, array: np.ndarray) -> None:
         """Copy a contiguous array to the start of the memory."""
 
     def copy_from(self, memory: DeviceMemory, array: np.ndarray) -> None:
         """Fill a contiguous array from the start of the memory."""
+
+    def pinned(self, size: int) -> np.ndarray:
+        """Bytes of the host from which ``copy_ahead`` copies, given back with the array."""
+
+    def copy_ahead(self, memory: DeviceMemory, array: np.ndarray) -> None:
+        """Begin to copy a pinned array to the start of the memory, beside what is under way.
+
+        Until ``await_copies`` the array stays as it is, and nobody touches the memory.
+        """
+
+    def await_copies(self) -> None:
+        """What is launched from here on waits for the copies that ``copy_ahead`` began."""
+
+    def await_others(self) -> None:
+        """Wait for what other libraries do on the device, such as writing an array that is fed."""
 
     def encode(self, box: TensorBox) -> TensorMap:
         """The tensor map of a box."""

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphc.backends.cuda.driver import Extent
-from graphc.backends.cuda.nest import nest_source
+from graphc.backends.cuda.nest import nest_source, parts_source
 from graphc.backends.cuda.product import product_source
 from graphc.errors import CompilerBug
-from graphc.ir.grid import GridNest, GridProduct
+from graphc.ir.grid import GridNest, GridParts, GridProduct
 from graphc.ir.routine import Routine
 from graphc.ir.schedule import Schedule
 from graphc.ir.source import SourceFile
 from graphc.lower.routines import buffer_order
+from graphc.lower.teams import BLOCK
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ class Launch:
 
 @dataclass(frozen=True)
 class Emitted:
-    """The sources, one a routine, and the launches in order."""
+    """The sources, one a routine, the launches in order, and those that make each copy anew."""
 
     files: tuple[SourceFile, ...]
     launches: tuple[Launch, ...]
+    copies: tuple[Launch, ...] = ()
 
     @property
     def workspace_bytes(self) -> int:
@@ -49,11 +51,13 @@ def emit(schedule: Schedule, routines: Sequence[Routine]) -> Emitted:
     """CUDA source of a whole schedule."""
     files: list[SourceFile] = []
     launches: list[Launch] = []
-    for routine, plan in zip(routines, schedule.kernels, strict=True):
+    plans = (*schedule.kernels, *schedule.copies)
+    for routine, plan in zip(routines, plans, strict=True):
         text, found = routine_source(routine, buffer_order(plan, schedule))
         files.append(SourceFile(f"{routine.name}.cu", text))
         launches += found
-    return Emitted(tuple(files), tuple(launches))
+    end = len(launches) - len(schedule.copies)
+    return Emitted(tuple(files), tuple(launches[:end]), tuple(launches[end:]))
 
 
 def routine_source(routine: Routine, buffers: tuple[int, ...]) -> tuple[str, list[Launch]]:
@@ -63,6 +67,9 @@ def routine_source(routine: Routine, buffers: tuple[int, ...]) -> tuple[str, lis
         text, blocks = nest_source(routine, body)
         threads = body.team.threads
         return text, [Launch(name, name, (blocks, 1, 1), (threads, 1, 1), 0, buffers)]
+    if isinstance(body, GridParts):
+        text, blocks = parts_source(routine, body)
+        return text, [Launch(name, name, (blocks, 1, 1), (BLOCK, 1, 1), 0, buffers)]
     if not isinstance(body, GridProduct):
         raise CompilerBug(f"{name} was not lowered for a device")
     made = product_source(routine, body)

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,8 @@ class Emulator:
         self._graphs: dict[int, tuple[_Recorded, ...]] = {}
         self._numbers = itertools.count()
         self._recording: list[_Recorded] | None = None
+        self._pinned: dict[int, int] = {}  # bytes by address
+        self._ahead: list[tuple[DeviceMemory, np.ndarray]] = []
 
     def allocate(self, size: int) -> DeviceMemory:
         """New memory of so many bytes, poisoned and marked as not written."""
@@ -144,6 +147,34 @@ class Emulator:
         self._not_while_recording("copy_from")
         data, _ = self._stretch(memory, array.nbytes)
         array.reshape(-1).view(np.uint8)[:] = data
+
+    def check_room(self, size: int) -> None:
+        """The processor's memory is not counted."""
+
+    def pinned(self, size: int) -> np.ndarray:
+        """Bytes that ``copy_ahead`` may copy."""
+        array = aligned_bytes(max(size, 1), _ALIGNMENT)
+        self._pinned[array.ctypes.data] = size
+        weakref.finalize(array.base, self._pinned.pop, array.ctypes.data, None).atexit = False
+        return array[:size]
+
+    def copy_ahead(self, memory: DeviceMemory, array: np.ndarray) -> None:
+        """Begin a copy: the memory is poison, and what is copied is what the array holds later."""
+        self._not_while_recording("copy_ahead")
+        start, size = array.ctypes.data, array.nbytes
+        if not any(a <= start and start + size <= a + n for a, n in self._pinned.items()):
+            raise CompilerBug("copy_ahead takes arrays in memory that `pinned` gave")
+        self.poison(memory.part(0, size))
+        self._ahead.append((memory, array))
+
+    def await_copies(self) -> None:
+        """Copy what was begun."""
+        for memory, array in self._ahead:
+            self.copy_to(memory, array)
+        self._ahead.clear()
+
+    def await_others(self) -> None:
+        """Nobody else works on this device."""
 
     def poison(self, memory: DeviceMemory) -> None:
         """Make the memory unwritten: what a launch has to write is poisoned before it."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gc
 import importlib
 import os
 import threading
@@ -51,7 +52,7 @@ class Gpu:
         self._process = os.getpid()
         self._enter()
         atexit.register(self._leave)
-        self._stream = self._cuda.Stream()
+        self._stream, self._copies = self._cuda.Stream(), self._cuda.Stream()
         self._allocations: dict[int, Any] = {}
         self._functions: list[Any] = []
         self._modules: list[Any] = []
@@ -90,6 +91,16 @@ class Gpu:
         self.synchronize()
         held.free()
 
+    def check_room(self, size: int) -> None:
+        """Raise ``OutOfMemory`` where so many bytes are not free, even without dead arrays."""
+        self._enter()
+        free, total = map(int, self._cuda.mem_get_info())
+        if size > free:
+            gc.collect()
+            free, total = map(int, self._cuda.mem_get_info())
+        if size > free:
+            raise OutOfMemory(self.name, size, free, total)
+
     def copy_to(self, memory: DeviceMemory, array: np.ndarray) -> None:
         """Copy a contiguous array to the start of the memory."""
         self._enter()
@@ -109,6 +120,30 @@ class Gpu:
         self._enter()
         self._check_size(target, source.bytes)
         self._cuda.memcpy_dtod_async(target.address, source.address, source.bytes, self._stream)
+
+    def pinned(self, size: int) -> np.ndarray:
+        """Page-locked bytes of the host."""
+        self._enter()
+        locked: np.ndarray = self._cuda.pagelocked_empty(max(size, 1), np.uint8)
+        return locked[:size]
+
+    def copy_ahead(self, memory: DeviceMemory, array: np.ndarray) -> None:
+        """Queue a copy on a stream of its own."""
+        self._enter()
+        self._check_size(memory, array.nbytes)
+        self._cuda.memcpy_htod_async(memory.address, array, self._copies)
+
+    def await_copies(self) -> None:
+        """Let what is launched from here on wait for the other stream."""
+        self._enter()
+        done = self._cuda.Event()
+        done.record(self._copies)
+        self._stream.wait_for_event(done)
+
+    def await_others(self) -> None:
+        """Wait for all streams of the context, which other libraries share."""
+        self._enter()
+        self._cuda.Context.synchronize()
 
     def encode(self, box: TensorBox) -> TensorMap:
         """The tensor map of a box."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from graphc.backends.cuda.mapping import TYPES
 from graphc.backends.cuda.printer import CudaPrinter, words
 from graphc.backends.templating import render
-from graphc.ir.grid import GridNest
+from graphc.ir.grid import GridNest, GridParts
 from graphc.ir.loops import Parameter
 from graphc.ir.routine import Routine
 from graphc.ir.types import Axis, element_count
+from graphc.lower.teams import BLOCK
 
 
 def nest_source(routine: Routine, nest: GridNest) -> tuple[str, int]:
@@ -17,14 +20,41 @@ def nest_source(routine: Routine, nest: GridNest) -> tuple[str, int]:
     return f'#include "gc_device.cuh"\n\n{text}', blocks
 
 
+def parts_source(routine: Routine, parts: GridParts) -> tuple[str, int]:
+    """CUDA text of nests that run side by side, and how many blocks they take in all."""
+    texts, calls, first = [], [], 0
+    for part in parts.parts:
+        text, blocks = nest_text(part.name, part.title, part.parameters, part.nest, part=True)
+        texts.append(text)
+        place = f"block - {first}" if first else "block"
+        first += blocks
+        calls.append(_PartCall(part.name, ", ".join((place, *part.arguments)), first))
+    text = render(
+        "cuda/parts.cu.jinja", parts=texts, name=routine.name, threads=BLOCK, calls=calls,
+        parameters=parameter_list(routine.parameters),
+    )  # fmt: skip
+    return text, first
+
+
+@dataclass(frozen=True)
+class _PartCall:
+    """A part's call, for the blocks below ``end`` that no part before it has."""
+
+    name: str
+    arguments: str
+    end: int
+
+
 def nest_text(
-    name: str, title: tuple[str, ...], parameters: tuple[Parameter, ...], nest: GridNest
-) -> tuple[str, int]:
-    """One kernel, and how many blocks it takes."""
+    name: str, title: tuple[str, ...], parameters: tuple[Parameter, ...], nest: GridNest, *,
+    part: bool = False,
+) -> tuple[str, int]:  # fmt: skip
+    """One kernel, and how many blocks it takes; ``part``: a function that is told its block."""
     count = element_count(tuple(a.extent for a in nest.axes))
     blocks = -(-count // nest.team.outputs)
     whole = blocks * nest.team.outputs == count
     printer = CudaPrinter(nest.team, wide=nest.wide, whole=whole)
+    printer.block = "block" if part else "blockIdx.x"
     printer.extents |= {axis.name: axis.extent for axis in nest.axes}
     body = printer.statement_lines(nest.body)
     finish = printer.statement_lines(nest.finish, 2)
@@ -35,6 +65,7 @@ def nest_text(
         "cuda/nest.cu.jinja", title=title, reason=nest.reason, name=name,
         parameters=parameter_list(parameters), threads=nest.team.threads,
         places=places(nest, printer, count, used), body=body, finish=finish, first=first,
+        part=part,
     )  # fmt: skip
     return text, blocks
 
@@ -52,9 +83,9 @@ def _thread_places(nest: GridNest, printer: CudaPrinter, count: int, used: set[s
     flat = _flat_name(nest.axes)
     lines = []
     if not printer.whole or used & {a.name for a in nest.axes}:
-        place = f"(int)(blockIdx.x * {nest.team.threads} + threadIdx.x)"
+        place = f"(int)({printer.block} * {nest.team.threads} + threadIdx.x)"
         if nest.wide:
-            place = f"(gc_int64)blockIdx.x * {nest.team.threads} + threadIdx.x"
+            place = f"(gc_int64){printer.block} * {nest.team.threads} + threadIdx.x"
         lines.append(f"const {printer.index} {flat} = {place};")
     if not printer.whole:
         lines.append(f"if ({flat} >= {count}) return;")
@@ -69,7 +100,7 @@ def _team_places(nest: GridNest, printer: CudaPrinter, count: int, used: set[str
         mine, worker = f"thread / {team.workers}", f"thread % {team.workers}"
     elif team.outputs > 1:
         mine, worker = f"thread % {team.outputs}", f"thread / {team.outputs}"
-    block = f"({printer.index})blockIdx.x"
+    block = f"({printer.index}){printer.block}"
     first = block if team.outputs == 1 else f"{block} * {team.outputs} + {mine}"
     lines = ["const int thread = (int)threadIdx.x;", f"const int worker = {worker};"]
     if not printer.whole or used & {a.name for a in nest.axes}:

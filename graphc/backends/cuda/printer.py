@@ -31,6 +31,7 @@ class CudaPrinter(Printer):
 
     ``whole``: every thread has an output; otherwise ``active`` says whether it has one. The printer
     learns the extents of axes as they are declared, and so which indexes are never negative.
+    ``block`` is what a thread's block is called.
     """
 
     types = TYPES
@@ -44,6 +45,7 @@ class CudaPrinter(Printer):
         self.whole = whole
         self.index = WIDE_INDEX if wide else INDEX
         self.extents: dict[str, int] = {}
+        self.block = "blockIdx.x"
 
     def literal(self, value: float | int | bool, dtype: DType) -> str:
         """A CUDA literal of exactly this value and type."""
@@ -153,7 +155,14 @@ class CudaPrinter(Printer):
             lines.append(f"{inner}const {TYPES[one.dtype]} {one.name} = {share}[thread + {place}];")
         lines += self.statement_lines(combine.body, depth + 2)
         lines += [f"{inner}{share}[thread] = {name.name};" for name, share in shares]
-        return [*lines, f"{pad}{INDENT}}}", f"{pad}}}"]
+        lines += [f"{pad}{INDENT}}}", f"{pad}}}"]
+        if not combine.everywhere:
+            return lines
+        mine = "thread - worker" if step == 1 else f"thread % {step}"
+        if team.threads == team.workers:
+            mine = "0"
+        lines.append(f"{pad}gc_syncthreads();")
+        return lines + [f"{pad}{name.name} = {share}[{mine}];" for name, share in shares]
 
 
 def _grouped(text: str) -> str:

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from graphc.backends.base import Program, checked_shared, initial_value
+from graphc.backends.base import (
+    Program,
+    check_known,
+    checked_feed,
+    checked_shared,
+    initial_value,
+)
 from graphc.backends.cuda.arrays import DeviceArray
 from graphc.backends.cuda.driver import DeviceMemory, Driver, Graph, Module
 from graphc.backends.cuda.emit import Emitted, Launch
+from graphc.backends.cuda.foreign import ForeignArray, foreign_array
 from graphc.errors import user_error
 from graphc.ir.graph import Node
 from graphc.ir.routine import Routine
 from graphc.ir.schedule import Buffer, Schedule
 from graphc.ir.types import element_count
 from graphc.ops.messages import describe
+
+_MOST_GRAPHS = 4  # of a program, one for each set of arrays that it is fed
+_VECTOR_BYTES = 16  # kernels move so many at once
+
+
+@dataclass
+class _Copy:
+    """A rounded copy of an array, what makes it anew, and which version of the array it is of."""
+
+    launch: Launch
+    source: DeviceArray
+    version: int = -1
 
 
 class DeviceProgram(Program):
@@ -35,23 +56,44 @@ class DeviceProgram(Program):
         module: Module, limits: Mapping[Node, int], shared: Mapping[str, Any], seed: int,
     ) -> None:  # fmt: skip
         texts = {file.name.removesuffix(".cu"): file.text for file in emitted.files}
-        super().__init__(schedule, routines, texts, limits)
+        super().__init__(schedule, routines[: len(schedule.kernels)], texts, limits)
         self.driver = driver
         self.machine = driver.name
         self.folder, self.compiled = module.folder, module.compiled
         self.compile_seconds = module.seconds
         self.workspace_bytes = emitted.workspace_bytes
         self._module, self._launches = module, emitted.launches
-        self._graph: Graph | None = None
+        self._graphs: dict[tuple[int, ...], tuple[Graph, weakref.finalize[..., Any]]] = {}
+        self._owners: dict[Node, object] = {}  # of arrays that were fed where they are
+        driver.check_room(self._needed(shared))
         self._arena = DeviceArray(driver, (self.arena_bytes,), np.dtype(np.uint8))
         self._workspace = DeviceArray(driver, (self.workspace_bytes,), np.dtype(np.uint8))
         self._arrays = [self._array(b, shared, seed) for b in schedule.buffers]
         self._memories = [self._memory(n, b) for n, b in enumerate(schedule.buffers)]
+        self._feeds = [(n, b) for n, b in enumerate(schedule.buffers) if b.storage == "feed"]
         named = list(zip(schedule.buffers, self._arrays, strict=True))
         self.parameters = {
             b.name: a for b, a in named if b.node.kind == "parameter" and a is not None
         }
-        self.states = {b.name: a for b, a in named if b.node.kind == "state" and a is not None}
+        hidden = {copy.state for copy in schedule.graph.copies}
+        self.states = {
+            b.name: a for b, a in named
+            if b.node.kind == "state" and a is not None and b.node not in hidden
+        }  # fmt: skip
+        self._copies = [
+            _Copy(launch, self._held(copy.value.inputs[0]))
+            for copy, launch in zip(schedule.graph.copies, emitted.copies, strict=True)
+        ]
+        self._assigned = [self._held(a.state) for a in schedule.graph.assignments]
+
+    def _needed(self, shared: Mapping[str, Any]) -> int:
+        """Bytes that this program allocates."""
+        own = [
+            b for b in self.schedule.buffers
+            if b.storage != "arena" and not isinstance(shared.get(b.name), DeviceArray)
+        ]  # fmt: skip
+        sizes = [element_count(b.shape) * b.dtype.size for b in own]
+        return sum(sizes) + self.arena_bytes + self.workspace_bytes
 
     def _array(self, buffer: Buffer, shared: Mapping[str, Any], seed: int) -> DeviceArray | None:
         """The array of a buffer; None for those in the arena."""
@@ -61,12 +103,20 @@ class DeviceProgram(Program):
         if isinstance(given, DeviceArray):
             return _checked_array(buffer.node, given, self.driver)
         array = DeviceArray(self.driver, buffer.shape, buffer.dtype.numpy)
+        if any(copy.state is buffer.node for copy in self.schedule.graph.copies):
+            return array
         if buffer.storage == "constant":
             array.write(np.asarray(buffer.node.value).reshape(buffer.shape))
         elif given is not None:
             array.write(checked_shared(buffer.node, given))
         elif buffer.storage == "persistent":
             array.write(initial_value(buffer.node, seed))
+        return array
+
+    def _held(self, node: Node) -> DeviceArray:
+        """The array of a parameter or state."""
+        array = self._arrays[self.schedule.places[node]]
+        assert array is not None
         return array
 
     def _memory(self, number: int, buffer: Buffer) -> DeviceMemory:
@@ -77,37 +127,141 @@ class DeviceProgram(Program):
         return self._arena.memory.part(buffer.offset, size)
 
     def _run(self, feeds: Mapping[str, Any], seconds: np.ndarray | None) -> list[np.ndarray]:
-        for buffer, array in zip(self.schedule.buffers, self._arrays, strict=True):
-            if buffer.storage == "feed" and array is not None:
-                array.write(self._feed(buffer.node, feeds))
+        for number, buffer in self._feeds:
+            self._memories[number] = self._fed(number, buffer, feeds)
         if seconds is None:
             self.replay()
         else:
             self._profile(seconds)
+        return self._finished()
+
+    def stream(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[list[np.ndarray]]:
+        """Run once for each batch; see ``Program.stream``."""
+        source = iter(batches)
+        slots = itertools.cycle([_Slot(self.driver), _Slot(self.driver)])
+        try:
+            with self._alone():
+                ahead = self._staged(next(slots), source)
+            while ahead is not None:
+                if isinstance(ahead, Exception):
+                    raise ahead
+                with self._alone():
+                    self.driver.await_copies()
+                    for number, memory in ahead.items():
+                        self._memories[number] = memory
+                    self.replay()
+                    ahead = self._staged(next(slots), source)
+                    results = self._finished()
+                yield results
+        finally:
+            for number, buffer in self._feeds:
+                self._memories[number] = self._held(buffer.node).memory
+
+    def _staged(
+        self, slot: _Slot, source: Iterator[Mapping[str, Any]]
+    ) -> dict[int, DeviceMemory] | Exception | None:
+        """Where the arrays of the next batch will be, None after the last.
+
+        An error is returned, so that the batch before still gets its results.
+        """
+        try:
+            feeds = next(source, None)
+            if feeds is None:
+                return None
+            check_known(feeds, self.inputs)
+            return {
+                number: self._foreign(buffer.node, feeds, slot.owners)
+                or slot.begin(number, self._feed(buffer.node, feeds))
+                for number, buffer in self._feeds
+            }
+        except Exception as error:
+            return error
+
+    def _fed(self, number: int, buffer: Buffer, feeds: Mapping[str, Any]) -> DeviceMemory:
+        """Where an input's array is now."""
+        foreign = self._foreign(buffer.node, feeds, self._owners)
+        if foreign is not None:
+            return foreign
+        array = self._held(buffer.node)
+        array.write(self._feed(buffer.node, feeds))
+        return array.memory
+
+    def _foreign(
+        self, node: Node, feeds: Mapping[str, Any], owners: dict[Node, object]
+    ) -> DeviceMemory | None:
+        """Where a fed array that is on the device already can be read; None if it is elsewhere.
+
+        ``owners`` keeps its memory while it is read.
+        """
+        found = foreign_array(feeds[node.label])
+        if found is None:
+            return None
+        self.driver.await_others()
+        limit = self._limits.get(node)
+        _check_foreign(node, found)
+        if limit is not None:
+            labels = np.empty(found.shape, found.dtype)
+            self.driver.copy_from(found.memory, labels)
+            checked_feed(node, {node.label: labels}, limit)
+        owners[node] = found.owner
+        if found.memory.address % _VECTOR_BYTES == 0:
+            return found.memory
+        array = self._held(node)
+        self.driver.copy(array.memory, found.memory)
+        return array.memory
+
+    def _finished(self) -> list[np.ndarray]:
         results = [self._result(node) for node in self.schedule.graph.outputs]
         self._copy_assigned()
         return results
 
+    def _make_copies(self) -> None:
+        """Copies of parameters that somebody else has written, such as another program."""
+        for copy in self._copies:
+            if copy.version != copy.source.version:
+                self._launch(copy.launch)
+                copy.version = copy.source.version
+
+    def _note_assigned(self) -> None:
+        """What this run assigns is written; our own copies were made with it."""
+        for array in self._assigned:
+            array.version += 1
+        for copy in self._copies:
+            copy.version = copy.source.version
+
     def _profile(self, seconds: np.ndarray) -> None:
         """Launch by launch; a routine's time is that of all its launches."""
+        self._make_copies()
         numbers = {routine.name: n for n, routine in enumerate(self.routines)}
         seconds[:] = 0.0
         for launch in self._launches:
             spent = self.driver.seconds(partial(self._launch, launch))
             seconds[numbers[launch.routine]] += spent
+        self._note_assigned()
 
     def replay(self) -> None:
         """Launch all kernels on what was fed last, as one graph that is made at the first call.
 
         For measurements: nothing is copied, and nobody waits.
         """
-        if self._graph is None:
+        self._make_copies()
+        self.driver.replay(self._captured())
+        self._note_assigned()
+
+    def _captured(self) -> Graph:
+        """The launches on the arrays that are fed now; a graph holds their addresses."""
+        key = tuple(self._memories[number].address for number, _ in self._feeds)
+        if key not in self._graphs:
+            if len(self._graphs) == _MOST_GRAPHS:
+                self._graphs.pop(next(iter(self._graphs)))[1]()
             self.driver.begin_capture()
             for launch in self._launches:
                 self._launch(launch)
-            self._graph = self.driver.end_capture()
-            weakref.finalize(self, self.driver.release, self._graph).atexit = False
-        self.driver.replay(self._graph)
+            graph = self.driver.end_capture()
+            release = weakref.finalize(self, self.driver.release, graph)
+            release.atexit = False
+            self._graphs[key] = graph, release
+        return self._graphs[key][0]
 
     def _launch(self, launch: Launch) -> None:
         arguments = [self._memories[number] for number in launch.buffers]
@@ -134,6 +288,40 @@ class DeviceProgram(Program):
         for source, target in moves:
             held = staged[source].memory if source in staged else self._memories[source]
             self.driver.copy(self._memories[target], held)
+
+
+class _Slot:
+    """Arrays of one batch that are copied to the device ahead of its turn."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self.owners: dict[Node, object] = {}
+        self.arrays: dict[int, tuple[np.ndarray, DeviceArray]] = {}
+
+    def begin(self, number: int, array: np.ndarray) -> DeviceMemory:
+        """Begin to copy an array, which may change as soon as this returns."""
+        if number not in self.arrays:
+            bytes_ = self.driver.pinned(array.nbytes)
+            held = DeviceArray(self.driver, array.shape, array.dtype)
+            self.arrays[number] = bytes_.view(array.dtype).reshape(array.shape), held
+        pinned, held = self.arrays[number]
+        pinned[...] = array
+        self.driver.copy_ahead(held.memory, pinned)
+        return held.memory
+
+
+def _check_foreign(node: Node, array: ForeignArray) -> None:
+    """Refuse an array on the device that is not what was declared."""
+    same = (array.shape, array.dtype) == (node.shape, node.dtype.numpy)
+    if same and array.contiguous:
+        return
+    fault = "does not lie in one piece, row-major" if same else "has another shape or element type"
+    raise user_error(
+        f"the array on the device that is fed for '{node.label}' {fault}",
+        *describe([node], ["declared"]),
+        f"fed:      {array.dtype}{list(array.shape)}",
+        "feed a contiguous array of the declared shape and type, or a NumPy array, which is copied",
+    )
 
 
 def _checked_array(node: Node, array: DeviceArray, driver: Driver) -> DeviceArray:
