@@ -1,4 +1,7 @@
-"""The same step through PyTorch on the same card: eager, compiled, and as its own CUDA graph."""
+"""The same step through PyTorch on the same card, in several modes.
+
+All run under autocast where the precision has 16 bits, with cuDNN's own search and a fused SGD.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,10 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.gpu.graphc_step import REPLAYS, Shape
+import torch
 
-try:
-    import torch
-
-    from benchmarks.cpu.workers.torch_net import network
-except ImportError:  # the table then says that it was not measured
-    torch = None  # type: ignore[assignment]
-
-MODES = ("eager", "compile", "graph")
-
-
-def available() -> bool:
-    """Whether PyTorch is there and sees a GPU."""
-    return torch is not None and torch.cuda.is_available()
+from benchmarks.cpu.workers.torch_net import network
+from benchmarks.gpu.graphc_step import REPLAYS, ROUNDS, Shape
 
 
 def ceilings() -> dict[str, float]:
@@ -33,36 +25,46 @@ def ceilings() -> dict[str, float]:
     return {"copy": 2 * source.nbytes / copied, "bf16": 2 * 8192**3 / multiplied}
 
 
-def timed(shape: Shape, precision: str, mode: str) -> dict[str, float]:
-    """Seconds of a training step and the peak of its memory in bytes."""
+def timed(shape: Shape, precision: str, mode: str) -> dict[str, Any]:
+    """Seconds of a training step, as for graphc, and the peak of its memory in bytes.
+
+    The modes are "eager", "compile", either with "_graph" for a CUDA graph of its own, and
+    "contiguous" for eager without channels last.
+    """
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.cuda.reset_peak_memory_stats()
+    layout = torch.contiguous_format if mode == "contiguous" else torch.channels_last
     options = {
         "width": shape.width, "image": shape.image, "head": shape.head, "classes": shape.classes,
     }  # fmt: skip
-    net = network(options).cuda().to(memory_format=torch.channels_last)
+    net = network(options).cuda().to(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4, fused=True)
     feeds = shape.feeds()
-    x = torch.from_numpy(feeds["x"]).cuda().contiguous(memory_format=torch.channels_last)
+    x = torch.from_numpy(feeds["x"]).cuda().contiguous(memory_format=layout)
     y = torch.from_numpy(feeds["y"]).cuda()
-    forward = torch.compile(net) if mode == "compile" else net
+    forward = torch.compile(net) if mode.startswith("compile") else net
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     half = torch.autocast("cuda", kinds.get(precision), enabled=precision in kinds)
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=mode != "graph")
+        optimizer.zero_grad(set_to_none=not mode.endswith("graph"))
         with half:
             loss = torch.nn.functional.cross_entropy(forward(x), y)
         loss.backward()
         optimizer.step()
 
-    run: Callable[[], Any] = _captured(step) if mode == "graph" else step
-    return {"seconds": _median(run), "bytes": float(torch.cuda.max_memory_allocated())}
+    run: Callable[[], Any] = _captured(step) if mode.endswith("graph") else step
+    rounds = [_times(run) for _ in range(ROUNDS)]
+    return {
+        "seconds": [statistics.median(one) for one in rounds],
+        "least": min(map(min, rounds)), "most": max(map(max, rounds)),
+        "bytes": torch.cuda.max_memory_allocated(), "held": torch.cuda.max_memory_reserved(),
+    }  # fmt: skip
 
 
 def _captured(step: Callable[[], None]) -> Callable[[], None]:
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             step()
@@ -74,7 +76,11 @@ def _captured(step: Callable[[], None]) -> Callable[[], None]:
 
 
 def _median(call: Callable[[], Any]) -> float:
-    """Seconds between events around a call, the median of many after some to warm up."""
+    return statistics.median(_times(call))
+
+
+def _times(call: Callable[[], Any]) -> list[float]:
+    """Seconds between events around each of many calls, after some to warm up."""
     for _ in range(5):
         call()
     found = []
@@ -85,4 +91,4 @@ def _median(call: Callable[[], Any]) -> float:
         after.record()
         after.synchronize()
         found.append(before.elapsed_time(after) / 1e3)
-    return statistics.median(found)
+    return found

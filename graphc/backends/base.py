@@ -120,6 +120,10 @@ class Program(ABC):
     def _run(self, feeds: Mapping[str, Any], seconds: np.ndarray | None) -> list[np.ndarray]:
         """Outputs of one run, one caller at a time; fills ``seconds`` of each kernel if given."""
 
+    def label_limit(self, node: Node) -> int | None:
+        """Below what the numbers fed for an input of labels must be; None for other nodes."""
+        return self._limits.get(node)
+
     def _feed(self, node: Node, feeds: Mapping[str, Any]) -> np.ndarray:
         """The checked array of an input."""
         return checked_feed(node, feeds, self._limits.get(node))

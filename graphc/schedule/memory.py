@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -11,6 +12,25 @@ from graphc.ir.schedule import Buffer, KernelPlan
 from graphc.ir.types import element_count
 
 ALIGNMENT = 256
+_KINDS = {"constant": "constant", "feed": "input", "output": "output"}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a program's arrays by what they are for; ``arena`` holds intermediate values."""
+
+    parameters: int
+    states: int
+    constants: int
+    inputs: int
+    outputs: int
+    arena: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(asdict(self).values())
 
 
 def place_arena(
@@ -33,6 +53,17 @@ def place_arena(
         placed[count] = (*spans[number], offset, offset + sizes[number])
     offsets = {number: int(placed[count, 2]) for count, number in enumerate(order)}
     return offsets, int(placed[:, 3].max(initial=0))
+
+
+def planned_memory(buffers: Sequence[Buffer], arena_bytes: int, workspace_bytes: int = 0) -> Memory:
+    """What a program of these buffers takes, known before it allocates anything."""
+    sizes = dict.fromkeys(("parameter", "state", "constant", "input", "output"), 0)
+    for buffer in buffers:
+        if buffer.storage == "arena":
+            continue
+        kind = buffer.node.kind if buffer.storage == "persistent" else _KINDS[buffer.storage]
+        sizes[kind] += element_count(buffer.shape) * buffer.dtype.size
+    return Memory(*sizes.values(), arena_bytes, workspace_bytes)
 
 
 def _aligned(size: int) -> int:

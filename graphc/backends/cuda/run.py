@@ -28,6 +28,7 @@ from graphc.ir.routine import Routine
 from graphc.ir.schedule import Buffer, Schedule
 from graphc.ir.types import element_count
 from graphc.ops.messages import describe
+from graphc.schedule.memory import Memory, planned_memory
 
 _MOST_GRAPHS = 4  # of a program, one for each set of arrays that it is fed
 _VECTOR_BYTES = 16  # kernels move so many at once
@@ -239,6 +240,11 @@ class DeviceProgram(Program):
             seconds[numbers[launch.routine]] += spent
         self._note_assigned()
 
+    @property
+    def memory(self) -> Memory:
+        """Bytes of device memory by purpose, all of which a program holds from its start."""
+        return planned_memory(self.schedule.buffers, self.arena_bytes, self.workspace_bytes)
+
     def replay(self) -> None:
         """Launch all kernels on what was fed last, as one graph that is made at the first call.
 
@@ -262,6 +268,25 @@ class DeviceProgram(Program):
             release.atexit = False
             self._graphs[key] = graph, release
         return self._graphs[key][0]
+
+    def run_kernel(self, name: str, arrays: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Run one kernel on arrays of one's own; what the buffers that it writes hold then.
+
+        For checks: arrays and results are in the order of memory, by the number of their buffer in
+        the schedule. Parameters and states that the kernel touches are overwritten.
+        """
+        for number, array in arrays.items():
+            self.driver.copy_to(self._memories[number], array)
+        for launch in self._launches:
+            if launch.routine == name:
+                self._launch(launch)
+        plan = next(plan for plan in self.schedule.kernels if plan.name == name)
+        results = {}
+        for number in {self.schedule.places[node] for node in plan.stored}:
+            buffer = self.schedule.buffers[number]
+            results[number] = np.empty(buffer.shape, buffer.dtype.numpy).reshape(-1)
+            self.driver.copy_from(self._memories[number], results[number])
+        return results
 
     def _launch(self, launch: Launch) -> None:
         arguments = [self._memories[number] for number in launch.buffers]
