@@ -63,7 +63,11 @@ def planned_memory(buffers: Sequence[Buffer], arena_bytes: int, workspace_bytes:
             continue
         kind = buffer.node.kind if buffer.storage == "persistent" else _KINDS[buffer.storage]
         sizes[kind] += element_count(buffer.shape) * buffer.dtype.size
-    return Memory(*sizes.values(), arena_bytes, workspace_bytes)
+    return Memory(
+        parameters=sizes["parameter"], states=sizes["state"], constants=sizes["constant"],
+        inputs=sizes["input"], outputs=sizes["output"], arena=arena_bytes,
+        workspace=workspace_bytes,
+    )  # fmt: skip
 
 
 def _aligned(size: int) -> int:

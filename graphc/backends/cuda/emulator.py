@@ -6,9 +6,7 @@ import ctypes
 import itertools
 import os
 import secrets
-import shutil
 import struct
-import subprocess
 import threading
 import time
 import weakref
@@ -33,7 +31,7 @@ from graphc.backends.cuda.driver import (
     TensorMap,
 )
 from graphc.backends.cuda.emulator_build import build_emulated
-from graphc.backends.cuda.fault import SEED_VARIABLE, Fault, KernelFault
+from graphc.backends.cuda.fault import SEED_VARIABLE, Fault, KernelFault, source_line
 from graphc.errors import CompilerBug, UserError
 from graphc.ir.source import SourceFile
 
@@ -323,7 +321,7 @@ class Emulator:
         return (_Region * len(merged))(*merged)
 
     def _fault(self, loaded: _Loaded, failure: _Failure) -> Fault:
-        line = failure.line or _source_line(loaded, failure.offset)
+        line = failure.line or source_line(loaded.path, loaded.file, failure.offset)
         thread = failure.thread.extent() if failure.in_thread else None
         what = failure.what.decode(errors="replace")
         block = failure.block.extent()
@@ -365,12 +363,11 @@ def _argument_bytes(argument: Argument) -> bytes:
 
 def _memories(item: _Recorded) -> list[tuple[int, DeviceMemory]]:
     """The stretches that a launch is given, with the number of the parameter."""
-    found = []
-    for number, argument in enumerate(item.arguments):
-        if isinstance(argument, DeviceMemory):
-            found.append((number, argument))
-        elif isinstance(argument, TensorMap):
-            found.append((number, argument.box.memory))
+    found = [
+        (number, given.box.memory if isinstance(given, TensorMap) else given)
+        for number, given in enumerate(item.arguments)
+        if isinstance(given, DeviceMemory | TensorMap)
+    ]
     return found + [(len(item.arguments), memory) for memory in item.reaches]
 
 
@@ -384,19 +381,3 @@ def _packed(arguments: Sequence[Argument]) -> tuple[np.ndarray, ctypes.Array[cty
     first = values.ctypes.data
     addresses = [first + number * TENSOR_MAP_BYTES for number in range(len(arguments))]
     return values, (ctypes.c_void_p * len(addresses))(*addresses)
-
-
-def _source_line(loaded: _Loaded, address: int) -> int:
-    """The line of the kernel's source that an instruction comes from; 0 if nobody can tell."""
-    program = shutil.which("addr2line")
-    if not address or program is None:
-        return 0
-    done = subprocess.run(
-        [program, "-i", "-e", str(loaded.path), hex(address)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    for frame in done.stdout.splitlines():
-        file, _, line = frame.split(" ")[0].rpartition(":")
-        if Path(file).name == loaded.file and line.isdigit():
-            return int(line)
-    return 0

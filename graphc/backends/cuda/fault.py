@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from graphc.errors import CompilerBug
 
@@ -37,3 +40,19 @@ class KernelFault(CompilerBug):
     def __init__(self, fault: Fault):
         super().__init__(str(fault))
         self.fault = fault
+
+
+def source_line(library: Path, source: str, address: int) -> int:
+    """The line of the kernel's source that an instruction comes from; 0 if nobody can tell."""
+    program = shutil.which("addr2line")
+    if not address or program is None:
+        return 0
+    done = subprocess.run(
+        [program, "-i", "-e", str(library), hex(address)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    for frame in done.stdout.splitlines():
+        file, _, line = frame.split(" ")[0].rpartition(":")
+        if Path(file).name == source and line.isdigit():
+            return int(line)
+    return 0

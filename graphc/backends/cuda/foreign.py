@@ -10,12 +10,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from graphc.backends.cuda.arrays import DeviceArray
 from graphc.backends.cuda.driver import DeviceMemory
-from graphc.ir.types import Shape
+from graphc.ir.types import DType, Shape
 
 _CUDA, _MANAGED = 2, 13  # DLDeviceType
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # DLDataTypeCode
@@ -96,5 +95,5 @@ def _from_capsule(capsule: object) -> ForeignArray:
     shape = tuple(tensor.shape[n] for n in range(tensor.rank))
     strides = tuple(tensor.strides[n] for n in range(tensor.rank)) if tensor.strides else None
     code, size = tensor.dtype.code, tensor.dtype.bits // 8
-    kind = np.dtype(ml_dtypes.bfloat16) if code == _BFLOAT else np.dtype(f"{_KINDS[code]}{size}")
+    kind = DType.bfloat16.numpy if code == _BFLOAT else np.dtype(f"{_KINDS[code]}{size}")
     return _array(int(tensor.data) + tensor.offset, shape, kind, strides, capsule)
