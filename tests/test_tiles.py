@@ -1,6 +1,7 @@
 """Tiled (Winograd) convolutions, forward and both gradients, against the oracle in float64."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,3 +180,15 @@ def test_threads_do_not_change_a_bit(seeded: np.random.Generator) -> None:
     first, *others = (compile_graph(outputs, threads=n)(**feeds) for n in (1, 2, 3))
     for other in others:
         assert all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(("images", "held"), [(1, "CHUNK"), (200, "COLUMNS")])
+def test_few_tiles_stay_while_filters_stream(
+    images: int, held: str, seeded: np.random.Generator
+) -> None:
+    """Filters are transformed by the task that needs them where one block holds all tiles."""
+    x = leaves.input("x", (images, 16, 8, 8), "float32")
+    w = leaves.input("w", (256, 16, 3, 3), "float32")
+    program = tiled([smooth(conv2d(smooth(x), w, padding=1))], fed(seeded, x, w))
+    texts = [(Path(program.folder) / f"{name}.c").read_text() for name in program.kernels]
+    assert sum(f"FILTERS = {held}" in text for text in texts) == 1

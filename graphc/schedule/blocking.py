@@ -11,6 +11,7 @@ from graphc.ir.types import DType
 TILE_DEPTH = 64  # tiles summed in registers before a filter gradient is touched in memory
 _CACHE = 1 << 20  # bytes of a core's own cache that transformed tiles may fill
 _PLANE = 200 << 10  # bytes of one point's tiles that stay there while filters stream by
+_ALL_TILES = 16 << 20  # bytes of all transformed tiles that stay in a shared cache
 _PRODUCTS = 8 << 20  # bytes of products that wait to be transformed back
 _GROUP = 128  # rows and columns of a filter gradient's task
 _TASKS = 16  # enough to share among cores
@@ -97,6 +98,9 @@ def position_blocks(
     lanes = block.lanes(dtype)
     vectors = _vector_count(columns // lanes, lanes)
     rows = register_rows(vectors, block)
+    if _one_block(tiles, points, channels, columns, vectors * lanes, dtype):
+        high = -(-tiles // -(-tiles // rows))
+        return TileBlocks(tiles, vectors * lanes, channels, 1, high, vectors)
     row_bytes = channels * dtype.size
     fits = 2 * rows * points * row_bytes <= _CACHE + _CACHE // 10
     most = 2 * rows if fits else max(rows, _PLANE // row_bytes // rows * rows)
@@ -110,6 +114,15 @@ def position_blocks(
     ]  # fmt: skip
     chunk = max([*small, widths[0]])
     return TileBlocks(most, chunk, channels, 1, min(rows, most), vectors)
+
+
+def _one_block(
+    tiles: int, points: int, channels: int, columns: int, panel: int, dtype: DType
+) -> bool:
+    """Whether all tiles stay near, so that filters, which are more, are transformed as needed."""
+    per_channel = points * channels * dtype.size
+    near = tiles * per_channel <= _ALL_TILES and 2 * tiles <= columns
+    return near and columns // panel >= _TASKS
 
 
 def register_rows(vectors: int, block: BlockSizes) -> int:

@@ -78,22 +78,25 @@ def _positions_source(
     channels, columns = body.channel.extent, body.columns.extent * lanes
     points, size = _points(body), body.dtype.size
     tiles = _count(body.tiles)
-    shared = _round(points * _odd(columns // lanes * channels) * lanes * size)
+    one_block = blocks.tiles >= tiles
+    filters = blocks.columns if one_block else columns
+    u_plane = _odd(filters // lanes * channels) * lanes
     v_plane = _odd(channels // lanes * blocks.tiles) * lanes
     m_plane = _odd(blocks.columns // lanes * blocks.tiles) * lanes
-    private = _round(points * (v_plane + m_plane) * size)
+    common, own = (v_plane, u_plane) if one_block else (u_plane, v_plane)
+    shared, private = _round(points * common * size), _round(points * (own + m_plane) * size)
     rests = {blocks.tiles % blocks.register_rows, tiles % blocks.tiles % blocks.register_rows} - {0}
     epilogue = _tile_epilogue(body)
     streamed = _patch_transform(body.right, body.dtype, lanes, body.tiles[-1])
     fetched = fetch_epilogue(body, lanes)
-    past = body.stream_filters and vector_bytes == _LINE
+    past = body.stream_filters and vector_bytes == _LINE and not one_block
     text = render(
         "c/tile_positions.c.jinja",
         **_common(routine, body, vector_bytes), parameters=parameters, channels=channels,
         chunk=blocks.columns, channel=body.channel.name, row=body.rows.name,
         filter=_patch_transform(body.left, body.dtype, lanes, body.channel, past=past),
         streamed=streamed,
-        stream_filters=past, stream_results=_streams(body), fetch=fetched,
+        one_block=one_block, stream_filters=past, stream_results=_streams(body), fetch=fetched,
         restore=_restore(body, lanes), rows=blocks.register_rows, rests=sorted(rests),
         kernels=[
             _kernel(r, blocks.vectors, lanes, "a[{r} * LANES + lane]", "b + {v} * LANES",
