@@ -172,6 +172,10 @@ def train_command(model: str, data: str, samples: int | None, **given: Any) -> N
 @click.option("--node", help="A layer, a value or a kernel.")
 @click.option("--tuned", is_flag=True, help="With what `train --tune` chose on this machine.")
 @click.option("--threads", type=COUNT, help="How many it was tuned for.")
+@click.option(
+    "--target", type=click.Choice(["c", "cuda"]), default="c", show_default=True,
+    help="Show C, or CUDA and the device memory that it takes.",
+)  # fmt: skip
 @JSON_OPTION
 @with_options(STEP_OPTIONS)
 @with_options(MODEL_OPTIONS)
@@ -182,13 +186,16 @@ def show_command(
     as_json: bool,
     tuned: bool,
     threads: int | None,
+    target: str,
     **given: Any,
 ) -> None:
-    """Show the formulas, gradients, kernels and C of a model's training step.
+    """Show the formulas, gradients, kernels and sources of a model's training step.
 
     FILE.py declares its own network: it assigns `loss`, `outputs` or both outside of any function.
     """
-    subject = _subject(network, given)
+    subject = replace(_subject(network, given), target=target)
+    if tuned and target == "cuda":
+        raise UserError("--tuned shows what a search chose for C: leave out --target cuda")
     if tuned:
         subject = replace(subject, tuned_for=thread_count(threads))
     click.echo(show(subject, stage, node, as_json, paint_c))

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import graphc as gx
+from graphc.cli import main
 from graphc.errors import Location, UserError
 from graphc.inspect import doctor, doctor_cuda
 from graphc.inspect.declaration import statement
@@ -16,6 +18,7 @@ from graphc.inspect.show import STAGES, show, show_document
 from graphc.inspect.subject import Subject, file_subject, model_subject, training_subject
 from graphc.inspect.summary import layer_summaries, multiplications, summarise
 from graphc.inspect.table import amount, binary_bytes, table
+from graphc.train.network import build_model
 from graphc.train.optimizers import SGD
 
 
@@ -209,3 +212,32 @@ def test_tables_and_amounts() -> None:
     assert table(["a", "b:"], [["x", "10"], ["long", "7"]]) == ["a      b", "x     10", "long   7"]
     assert [amount(n) for n in (999, 15_470_264_320)] == ["999", "15.47 G"]
     assert [binary_bytes(n) for n in (5, 2048, 3 << 30)] == ["5 B", "2.0 KiB", "3.0 GiB"]
+
+
+def shown(*words: str) -> str:
+    line = ["show", *words, "--stage", "schedule", "--target", "cuda"]
+    result = CliRunner().invoke(main, line)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_cuda_and_the_memory_that_it_takes() -> None:
+    document = json.loads(shown("vgg16", "--image", "32", "--batch", "2", "--json"))
+    memory = document["memory"]
+    assert memory["total"] == sum(n for kind, n in memory.items() if kind != "total")
+    assert memory["arena"] == document["arena_bytes"] > 0
+    weights = 4 * build_model("vgg16", {"image": 32}).parameter_count
+    assert memory["parameters"] == weights
+    assert weights < memory["states"] < weights + 64  # a velocity each, and the learning rate
+    text = shown("vgg16", "--image", "32", "--batch", "2")
+    assert f"total              {memory['total']:,}" in text
+
+
+def test_cuda_sources_are_shown_without_a_gpu() -> None:
+    result = CliRunner().invoke(main, ["show", "lenet5", "--node", "conv1", "--target", "cuda"])
+    assert result.exit_code == 0, result.output
+    assert "---- conv1_forward.cu" in result.stdout
+    assert "__global__" in result.stdout
+    both = CliRunner().invoke(main, ["show", "lenet5", "--tuned", "--target", "cuda"])
+    assert both.exit_code == 1
+    assert "leave out --target cuda" in both.output

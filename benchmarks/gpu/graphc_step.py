@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,23 +92,41 @@ def profiled(shape: Shape, target: str, precision: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def errors(shape: Shape, target: str, precision: str) -> dict[str, float]:
-    """After one step: how far each parameter moved otherwise than in float64, in relative norm.
+def gradient_errors(shape: Shape, target: str, precision: str) -> dict[str, dict[str, float]]:
+    """After one step: how far each parameter moved otherwise than it should, in relative norm.
 
     A parameter's move is its gradient, so that every kernel of the step has a part in some of them.
+    In 16 bits, "same" compares with the processor's step, which rounds in the same places; far from
+    float64 are both, the more the narrower the network.
     """
-    ours, exact = compiled(shape, target, precision), compiled(shape, "c", "fp32", "float64")
-    for name, array in ours.parameters.items():
-        exact.parameters[name][...] = np.asarray(array)
-    before = {name: array.copy() for name, array in exact.parameters.items()}
-    ours(**shape.feeds())
-    exact(**shape.feeds("float64"))
-    found = {}
-    for name, array in ours.parameters.items():
-        wanted = exact.parameters[name] - before[name]
-        moved = np.asarray(array, dtype=np.float64) - before[name]
-        found[name] = float(np.linalg.norm(moved - wanted) / max(np.linalg.norm(wanted), 1e-30))
-    return found
+    ours = compiled(shape, target, precision)
+    start = {name: np.asarray(array, np.float64) for name, array in ours.parameters.items()}
+    found = _moves(ours, start, shape.feeds())
+    exact = compiled(shape, "c", "fp32", "float64")
+    errors = {"float64": _distances(found, _moves(exact, start, shape.feeds("float64")))}
+    if precision in ("bf16", "fp16"):
+        same = compiled(shape, "c", precision)
+        errors["same"] = _distances(found, _moves(same, start, shape.feeds()))
+    return errors
+
+
+def _moves(
+    step: TrainingStep, start: Mapping[str, np.ndarray], feeds: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """How one step moves the parameters from their start."""
+    for name, array in step.parameters.items():
+        array[...] = start[name]
+    step(**feeds)
+    return {n: np.asarray(a).astype(np.float64) - start[n] for n, a in step.parameters.items()}
+
+
+def _distances(
+    found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    return {
+        name: float(np.linalg.norm(found[name] - want) / max(np.linalg.norm(want), 1e-30))
+        for name, want in wanted.items()
+    }
 
 
 def repeatable(shape: Shape, target: str, precision: str, steps: int) -> bool:

@@ -68,8 +68,8 @@ def machine(options: Options, save: Save) -> None:
 
 
 def gradients(options: Options, save: Save) -> None:
-    """Every gradient of a small step against float64."""
-    save(graphc_step.errors(_checked(options), options.target, options.precision))
+    """Every gradient of a small step against the processor's."""
+    save(graphc_step.gradient_errors(_checked(options), options.target, options.precision))
 
 
 def step(options: Options, save: Save) -> None:
@@ -132,7 +132,7 @@ def sanitizer_part(tool: str) -> Callable[[Options, Save], None]:
 
 PARTS: dict[str, Part] = {
     "machine": Part(machine, "the machine", 60),
-    "gradients": Part(gradients, "every gradient of a small step against float64", 90),
+    "gradients": Part(gradients, "every gradient of a small step against the processor's", 90),
     "step": Part(step, "the step as one graph of launches", 120),
     "kernels": Part(kernels, "each kernel", 60),
     "ceilings": Part(ceilings, "ceilings: a copy, a large product", 45, gpu=True),

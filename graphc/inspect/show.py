@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from graphc.errors import UserError
 from graphc.inspect.declaration import statement
 from graphc.inspect.select import Selection, select
-from graphc.inspect.subject import Subject
+from graphc.inspect.subject import Generated, Subject
 from graphc.inspect.text import document_text
 from graphc.ir.graph import Node
 from graphc.ir.layout import layout_text
@@ -70,6 +71,7 @@ def schedule_stage(subject: Subject, selection: Selection) -> Document:
         "kernels": [_plan_record(plan, subject) for plan in plans],
         "buffers": [_buffer_record(b) for n, b in enumerate(schedule.buffers) if n in touched],
         "arena_bytes": schedule.arena_bytes,
+        **_memory(subject.generated),
     }
 
 
@@ -77,14 +79,19 @@ def kernels_stage(subject: Subject, selection: Selection) -> Document:
     """A line for every kernel: formulas, operations, bytes, file."""
     chosen = set(selection.kernels)
     routines = [r for r in subject.generated.routines if r.name in chosen]
-    return {"simd": subject.generated.simd, "kernels": [_routine_record(r) for r in routines]}
+    return {
+        "simd": subject.generated.simd,
+        "kernels": [_routine_record(r, subject.generated) for r in routines],
+    }
 
 
 def source_stage(subject: Subject, selection: Selection) -> Document:
     """The text of the generated files: of some kernels, or with all of them what they share."""
     texts = subject.generated.texts
     whole = len(selection.kernels) == len(subject.generated.routines)
-    names = list(texts) if whole else [f"{name}.c" for name in selection.kernels]
+    names = (
+        list(texts) if whole else [subject.generated.file_name(name) for name in selection.kernels]
+    )
     files = [{"name": name, "text": texts[name]} for name in names]
     return {"simd": subject.generated.simd, "files": files}
 
@@ -146,11 +153,18 @@ def _buffer_record(buffer: Buffer) -> Document:
     }
 
 
-def _routine_record(routine: Routine) -> Document:
+def _memory(generated: Generated) -> Document:
+    """Bytes of device memory by purpose, with their sum."""
+    if generated.memory is None:
+        return {}
+    return {"memory": asdict(generated.memory) | {"total": generated.memory.total}}
+
+
+def _routine_record(routine: Routine, generated: Generated) -> Document:
     return {
         "name": routine.name,
         "formulas": list(routine.title),
         "flops": routine.flops,
         "bytes": routine.bytes,
-        "file": f"{routine.name}.c",
+        "file": generated.file_name(routine.name),
     }

@@ -13,16 +13,19 @@ from graphc.autodiff.backward import gradients
 from graphc.backends.c.emit import emit
 from graphc.backends.c.mapping import BLOCKS
 from graphc.backends.c.toolchain import find_toolchain
+from graphc.backends.cuda.emit import emit as emit_cuda
 from graphc.dsl.model import Model
 from graphc.errors import ToolchainError, UserError
 from graphc.ir.graph import Assignment, Graph, Node, topological
 from graphc.ir.routine import Routine
 from graphc.ir.schedule import Schedule
 from graphc.ir.types import DType
+from graphc.lower.grid import lower_to_grid
 from graphc.lower.routines import lower
 from graphc.ops.effects import effects_of
 from graphc.passes.pipeline import run_passes
 from graphc.passes.precision import PRECISIONS
+from graphc.schedule.memory import Memory, planned_memory
 from graphc.schedule.plan import make_schedule
 from graphc.train.network import classifier
 from graphc.train.optimizers import Optimizer, update_assignments
@@ -35,19 +38,28 @@ WITHOUT_COMPILER = "avx2"
 
 @dataclass(frozen=True)
 class Generated:
-    """The schedule, the routines and the text of every file; ``simd`` is the level it is for."""
+    """The schedule, the routines and the text of every file.
+
+    ``simd`` is the level that C is for, or "CUDA"; ``memory`` what a device must have.
+    """
 
     schedule: Schedule
     routines: tuple[Routine, ...]
     texts: Mapping[str, str]
     simd: str
+    memory: Memory | None = None
+
+    def file_name(self, kernel: str) -> str:
+        """The file that holds a kernel."""
+        return f"{kernel}.c" if self.memory is None else f"{kernel}.cu"
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A network to look at; ``slopes`` pairs each trained value with its gradient.
 
-    ``tuned_for`` so many threads, its kernels are those that a search chose before.
+    ``tuned_for`` so many threads, its kernels are those that a search chose before. The ``target``
+    is "c" or "cuda".
     """
 
     name: str
@@ -57,6 +69,7 @@ class Subject:
     exact: bool = False
     precision: str = "fp32"
     tuned_for: int | None = None
+    target: str = "c"
 
     @cached_property
     def backward(self) -> tuple[Node, ...]:
@@ -69,8 +82,10 @@ class Subject:
     def generated(self) -> Generated:
         """What would be compiled; nothing is."""
         check_graph(self.step)
-        simd = simd_level()
         graph = run_passes(self.step, PRECISIONS[self.precision])
+        if self.target == "cuda":
+            return self._generated_cuda(graph)
+        simd = simd_level()
         schedule = make_schedule(graph, BLOCKS[simd], exact=self.exact)
         if self.tuned_for is not None:
             schedule = tune_schedule(
@@ -80,6 +95,14 @@ class Subject:
         routines = lower(schedule, BLOCKS[simd])
         emitted = emit(schedule, routines, BLOCKS[simd])
         return Generated(schedule, routines, {f.name: f.text for f in emitted.files}, simd)
+
+    def _generated_cuda(self, graph: Graph) -> Generated:
+        schedule = make_schedule(graph)
+        routines = lower_to_grid(schedule, tf32=self.precision == "tf32")
+        emitted = emit_cuda(schedule, routines)
+        texts = {file.name: file.text for file in emitted.files}
+        memory = planned_memory(schedule.buffers, schedule.arena_bytes, emitted.workspace_bytes)
+        return Generated(schedule, routines, texts, "CUDA", memory)
 
 
 def simd_level() -> str:

@@ -102,7 +102,10 @@ def _buffers(buffers: Sequence[Document]) -> str:
 
 def _arena(document: Document) -> str:
     size = document["arena_bytes"]
-    return f"arena: {size:,} bytes ({binary_bytes(size)}), blocks for {document['simd']}"
+    if "memory" not in document:
+        return f"arena: {size:,} bytes ({binary_bytes(size)}), blocks for {document['simd']}"
+    rows = [[kind, f"{count:,}", binary_bytes(count)] for kind, count in document["memory"].items()]
+    return "\n".join(table(["device memory", "bytes:", "size:"], rows))
 
 
 def _files(files: Sequence[Document], paint: Paint) -> str:
