@@ -63,7 +63,10 @@ def planned_memory(buffers: Sequence[Buffer], arena_bytes: int, workspace_bytes:
             continue
         kind = buffer.node.kind if buffer.storage == "persistent" else _KINDS[buffer.storage]
         sizes[kind] += element_count(buffer.shape) * buffer.dtype.size
-    return Memory(*sizes.values(), arena_bytes, workspace_bytes)
+    return Memory(
+        sizes["parameter"], sizes["state"], sizes["constant"], sizes["input"], sizes["output"],
+        arena_bytes, workspace_bytes,
+    )  # fmt: skip
 
 
 def _aligned(size: int) -> int:
