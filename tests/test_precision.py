@@ -197,23 +197,30 @@ def tiny_step(scale_down: float = 1.0, **options: object) -> TrainingStep:
     return training_step(loss, gx.SGD(1.0 / scale_down), **options)
 
 
-def test_scaling_keeps_small_gradients(seeded: np.random.Generator) -> None:
+TARGETS = pytest.mark.parametrize("target", ["c", "cuda-emu"])
+
+
+@TARGETS
+def test_scaling_keeps_small_gradients(target: str, seeded: np.random.Generator) -> None:
     """Gradients of 1e-9 are zero in float16, but not with the scale, which is divided out."""
     value = seeded.normal(size=(16, 32)).astype("float32")
     moved = {}
     for precision in ("fp32", "fp16"):
-        step = tiny_step(1e-9, precision=precision)
-        before = step.parameters["w"].copy()
+        step = tiny_step(1e-9, precision=precision, target=target)
+        before = np.array(step.parameters["w"])
         step(x=value)
-        moved[precision] = step.parameters["w"] - before
+        moved[precision] = np.asarray(step.parameters["w"]) - before
     assert np.abs(moved["fp32"]).max() > 0.1
     assert distance(moved["fp16"], moved["fp32"]) < 1e-2
 
 
-def test_an_overflow_changes_nothing_but_the_scale(seeded: np.random.Generator) -> None:
-    step = tiny_step(precision="fp16")
+@TARGETS
+def test_an_overflow_changes_nothing_but_the_scale(
+    target: str, seeded: np.random.Generator
+) -> None:
+    step = tiny_step(precision="fp16", target=target)
     step.states["loss_scale"][...] = 2.0**24
-    before = step.parameters["w"].copy()
+    before = np.array(step.parameters["w"])
     value = seeded.normal(size=(16, 32)).astype("float32")
     scales = []
     while not scales or np.array_equal(before, step.parameters["w"]):
@@ -225,11 +232,12 @@ def test_an_overflow_changes_nothing_but_the_scale(seeded: np.random.Generator) 
     assert np.isfinite(step.parameters["w"]).all()
 
 
+@TARGETS
 def test_the_scale_grows_after_good_steps(
-    seeded: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    target: str, seeded: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scaling, "PATIENCE", 3)
-    step = tiny_step(1e-3, precision="fp16")
+    step = tiny_step(1e-3, precision="fp16", target=target)
     value = seeded.normal(size=(16, 32)).astype("float32")
     scales = []
     for _ in range(7):

@@ -64,9 +64,8 @@ def planned_memory(buffers: Sequence[Buffer], arena_bytes: int, workspace_bytes:
         kind = buffer.node.kind if buffer.storage == "persistent" else _KINDS[buffer.storage]
         sizes[kind] += element_count(buffer.shape) * buffer.dtype.size
     return Memory(
-        parameters=sizes["parameter"], states=sizes["state"], constants=sizes["constant"],
-        inputs=sizes["input"], outputs=sizes["output"], arena=arena_bytes,
-        workspace=workspace_bytes,
+        sizes["parameter"], sizes["state"], sizes["constant"], sizes["input"], sizes["output"],
+        arena_bytes, workspace_bytes,
     )  # fmt: skip
 
 

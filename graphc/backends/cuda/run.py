@@ -21,17 +21,18 @@ from graphc.backends.base import (
 from graphc.backends.cuda.arrays import DeviceArray
 from graphc.backends.cuda.driver import DeviceMemory, Driver, Graph, Module
 from graphc.backends.cuda.emit import Emitted, Launch
-from graphc.backends.cuda.foreign import ForeignArray, foreign_array
+from graphc.backends.cuda.feeds import Slot, check_foreign
+from graphc.backends.cuda.foreign import foreign_array
 from graphc.errors import user_error
 from graphc.ir.graph import Node
 from graphc.ir.routine import Routine
 from graphc.ir.schedule import Buffer, Schedule
 from graphc.ir.types import element_count
+from graphc.lower.lanes import VECTOR_BYTES
 from graphc.ops.messages import describe
 from graphc.schedule.memory import Memory, planned_memory
 
 _MOST_GRAPHS = 4  # of a program, one for each set of arrays that it is fed
-_VECTOR_BYTES = 16  # kernels move so many at once
 
 
 @dataclass
@@ -139,7 +140,7 @@ class DeviceProgram(Program):
     def stream(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[list[np.ndarray]]:
         """Run once for each batch; see ``Program.stream``."""
         source = iter(batches)
-        slots = itertools.cycle([_Slot(self.driver), _Slot(self.driver)])
+        slots = itertools.cycle([Slot(self.driver), Slot(self.driver)])
         try:
             with self._alone():
                 ahead = self._staged(next(slots), source)
@@ -159,7 +160,7 @@ class DeviceProgram(Program):
                 self._memories[number] = self._held(buffer.node).memory
 
     def _staged(
-        self, slot: _Slot, source: Iterator[Mapping[str, Any]]
+        self, slot: Slot, source: Iterator[Mapping[str, Any]]
     ) -> dict[int, DeviceMemory] | Exception | None:
         """Where the arrays of the next batch will be, None after the last.
 
@@ -199,13 +200,13 @@ class DeviceProgram(Program):
             return None
         self.driver.await_others()
         limit = self._limits.get(node)
-        _check_foreign(node, found)
+        check_foreign(node, found)
         if limit is not None:
             labels = np.empty(found.shape, found.dtype)
             self.driver.copy_from(found.memory, labels)
             checked_feed(node, {node.label: labels}, limit)
         owners[node] = found.owner
-        if found.memory.address % _VECTOR_BYTES == 0:
+        if found.memory.address % VECTOR_BYTES == 0:
             return found.memory
         array = self._held(node)
         self.driver.copy(array.memory, found.memory)
@@ -277,6 +278,8 @@ class DeviceProgram(Program):
         """
         for number, array in arrays.items():
             self.driver.copy_to(self._memories[number], array)
+        for copy in self._copies:
+            copy.version = -1
         for launch in self._launches:
             if launch.routine == name:
                 self._launch(launch)
@@ -313,40 +316,6 @@ class DeviceProgram(Program):
         for source, target in moves:
             held = staged[source].memory if source in staged else self._memories[source]
             self.driver.copy(self._memories[target], held)
-
-
-class _Slot:
-    """Arrays of one batch that are copied to the device ahead of its turn."""
-
-    def __init__(self, driver: Driver) -> None:
-        self.driver = driver
-        self.owners: dict[Node, object] = {}
-        self.arrays: dict[int, tuple[np.ndarray, DeviceArray]] = {}
-
-    def begin(self, number: int, array: np.ndarray) -> DeviceMemory:
-        """Begin to copy an array, which may change as soon as this returns."""
-        if number not in self.arrays:
-            bytes_ = self.driver.pinned(array.nbytes)
-            held = DeviceArray(self.driver, array.shape, array.dtype)
-            self.arrays[number] = bytes_.view(array.dtype).reshape(array.shape), held
-        pinned, held = self.arrays[number]
-        pinned[...] = array
-        self.driver.copy_ahead(held.memory, pinned)
-        return held.memory
-
-
-def _check_foreign(node: Node, array: ForeignArray) -> None:
-    """Refuse an array on the device that is not what was declared."""
-    same = (array.shape, array.dtype) == (node.shape, node.dtype.numpy)
-    if same and array.contiguous:
-        return
-    fault = "does not lie in one piece, row-major" if same else "has another shape or element type"
-    raise user_error(
-        f"the array on the device that is fed for '{node.label}' {fault}",
-        *describe([node], ["declared"]),
-        f"fed:      {array.dtype}{list(array.shape)}",
-        "feed a contiguous array of the declared shape and type, or a NumPy array, which is copied",
-    )
 
 
 def _checked_array(node: Node, array: DeviceArray, driver: Driver) -> DeviceArray:
