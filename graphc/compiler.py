@@ -11,12 +11,15 @@ from graphc.backends.c.emit import emit
 from graphc.backends.c.mapping import BLOCKS
 from graphc.backends.c.run import HostProgram
 from graphc.backends.c.toolchain import find_toolchain
+from graphc.backends.cuda.architecture import device_architecture, has_boxes
 from graphc.backends.cuda.device import open_device
+from graphc.backends.cuda.driver import Driver
 from graphc.backends.cuda.emit import emit as emit_cuda
 from graphc.backends.cuda.run import DeviceProgram
 from graphc.errors import user_error
 from graphc.ir.graph import Assignment, Graph, Node
 from graphc.ir.loops import BlockSizes
+from graphc.ir.routine import Routine
 from graphc.ir.schedule import Schedule
 from graphc.lower.grid import lower_to_grid
 from graphc.lower.routines import lower
@@ -33,8 +36,8 @@ TARGETS = ("c", "cuda", "cuda-emu")
 
 def compile_graph(
     outputs: Sequence[Node], *, assignments: Sequence[Assignment] = (), target: str = "c",
-    name: str = "net", parameters: Mapping[str, Any] | None = None, seed: int = 0,
-    threads: int | None = None, exact: bool = False, precision: str = "fp32",
+    name: str = "net", parameters: Mapping[str, Any] | None = None, arch: str | None = None,
+    seed: int = 0, threads: int | None = None, exact: bool = False, precision: str = "fp32",
     tune: float | None = None, progress: Progress | None = None, tuning: Listener | None = None,
 ) -> Program:  # fmt: skip
     """Compile outputs into a callable program.
@@ -54,6 +57,7 @@ def compile_graph(
         precision: "bf16" or "fp16" stores what lies between kernels in 16 bits, by the rules of
             ``passes/precision.py``; inputs, parameters, states and outputs stay as declared.
             "tf32" lets a device read 10 bits of each factor of a float32 product.
+        arch: "sm_90a", say: what kernels are for; by default the device, emulated "sm_80".
         tune: seconds to search for the fastest way to compute each contraction here, within the
             same limit on rounding errors. Choices are cached: the next search goes on where this
             one ended; 0 takes them and searches nothing. By default they are not looked at.
@@ -61,10 +65,10 @@ def compile_graph(
         tuning: told what is tried and what is chosen.
 
     Raises:
-        UserError: two parameters share a name; an unknown target or precision; a bad ``tune``.
+        UserError: two parameters share a name, or an option has an illegal value.
         ToolchainError: no compiler, or it failed; no device.
     """
-    _check_options(target, threads, tune)
+    _check_options(target, threads, tune, arch)
     source = Graph(value_list("compile", outputs), tuple(assignments))
     check_graph(source)
     graph = run_passes(source, legal_precision("compile", precision), copies=target != "c")
@@ -75,18 +79,30 @@ def compile_graph(
         emitted = emit(schedule, routines, block)
         library = build_library(name, emitted.files, progress=progress)
         return HostProgram(schedule, routines, emitted, library, limits, given, seed, threads)
-    device = open_device(target)
-    schedule = make_schedule(graph)
-    routines = lower_to_grid(schedule, tf32=precision == "tf32")
-    kernels = emit_cuda(schedule, routines)
-    module = device.load(kernels.files, name, progress)
-    return DeviceProgram(device, schedule, routines, kernels, module, limits, given, seed)
+    device, schedule = open_device(target), make_schedule(graph)
+    routines = _device_routines(device, schedule, precision, arch)
+    texts = emit_cuda(schedule, routines)
+    module = device.load(texts.files, name, progress)
+    return DeviceProgram(device, schedule, routines, texts, module, limits, given, seed)
 
 
-def _check_options(target: str, threads: int | None, tune: float | None) -> None:
+def _device_routines(
+    device: Driver, schedule: Schedule, precision: str, arch: str | None
+) -> tuple[Routine, ...]:
+    """What a device of this architecture, by default the one at hand, does best."""
+    boxes = has_boxes(device_architecture(device.name, device.architecture, arch))
+    return lower_to_grid(schedule, tf32=precision == "tf32", boxes=boxes)
+
+
+def _check_options(target: str, threads: int | None, tune: float | None, arch: str | None) -> None:
     if not isinstance(target, str) or target not in TARGETS:
         expected = f"{', '.join(map(repr, TARGETS[:-1]))} or {TARGETS[-1]!r}"
         raise user_error(f"compile: unknown target {brief(target)}", f"expected {expected}")
+    if arch is not None and target == "c":
+        raise user_error(
+            "compile: arch names a device, and the target is 'c'",
+            "leave arch out, or give target='cuda' or 'cuda-emu'",
+        )
     if tune is not None:
         check_budget(tune, target)
     thread_count(threads)

@@ -5,7 +5,6 @@ what each kernel takes. It needs no GPU.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from graphc.backends.c.cache import storage
+from graphc.backends.cuda.architecture import check_architecture, has_boxes
 from graphc.backends.cuda.compile import Compiled, DeviceCompiler, Resources, compile_sources
 from graphc.backends.cuda.disassemble import (
     INSTALL_HINT,
@@ -22,7 +22,6 @@ from graphc.backends.cuda.disassemble import (
 )
 from graphc.backends.cuda.emit import Emitted, emit
 from graphc.backends.cuda.emulator_build import kernel_names
-from graphc.errors import UserError
 from graphc.inspect.subject import Subject
 from graphc.inspect.table import binary_bytes, table
 from graphc.ir.schedule import Schedule
@@ -33,7 +32,6 @@ from graphc.passes.precision import PRECISIONS
 from graphc.schedule.plan import make_schedule
 from graphc.verify import check_graph
 
-_ARCHITECTURE = re.compile(r"sm_\d{2,3}[af]?")
 _SHOWN = ("HGMMA", "HMMA", "FFMA", "DFMA", "UTMALDG", "LDGSTS", "LDSM", "LDL", "STL")
 _LOCAL = ("LDL", "STL")
 Progress = Callable[[int, int, str], None]
@@ -71,32 +69,38 @@ def emit_step(
     subject: Subject, architectures: Sequence[str], folder: Path,
     compiler: DeviceCompiler | None = None, progress: Progress | None = None,
 ) -> str:  # fmt: skip
-    """Write sources, cubins and the table ``kernels.txt`` (and ``.json``); the table.
+    """Write sources and cubins, a folder for each architecture, and the table ``kernels.txt`` (and
+    ``.json``) of all; the table.
 
     Raises:
         UserError: an architecture of another form, or a folder that cannot be written.
         ToolchainError: there is no CUDA compiler, or it refused a kernel.
     """
     for name in architectures:
-        if _ARCHITECTURE.fullmatch(name) is None:
-            raise UserError(f"there is no architecture {name!r}\n  expected some, as sm_80,sm_90a")
+        check_architecture(name)
     check_graph(subject.step)
     graph = run_passes(subject.step, PRECISIONS[subject.precision], copies=True)
     schedule = make_schedule(graph)
-    emitted = emit(schedule, lower_to_grid(schedule, tf32=subject.precision == "tf32"))
-    with storage(folder, "create"):
-        folder.mkdir(parents=True, exist_ok=True)
-    compiled = compile_sources(subject.name, emitted.files, architectures, progress, compiler)
-    _copy(compiled, emitted, folder)
-    reports = kernel_reports(compiled, emitted)
-    text = "\n".join(
-        [*_table_lines(reports), "", *verdict_lines(reports), _launch_line(emitted, schedule)]
-    )
+    reports: list[KernelReport] = []
+    launches: list[str] = []
+    for name in architectures:
+        emitted = emitted_for(name, schedule, subject.precision)
+        compiled = compile_sources(subject.name, emitted.files, (name,), progress, compiler)
+        _copy(compiled, emitted, folder / name)
+        reports += kernel_reports(compiled, emitted)
+        launches.append(f"{name}: {_launch_line(emitted, schedule)}")
+    text = "\n".join([*_table_lines(reports), "", *verdict_lines(reports), *launches])
     with storage(folder, "write"):
         (folder / "kernels.txt").write_text(text + "\n", "utf-8")
         document = json.dumps([asdict(report) for report in reports], indent=1)
         (folder / "kernels.json").write_text(document + "\n", "utf-8")
     return text
+
+
+def emitted_for(architecture: str, schedule: Schedule, precision: str) -> Emitted:
+    """The sources that a device of this architecture gets."""
+    boxes = has_boxes(architecture)
+    return emit(schedule, lower_to_grid(schedule, tf32=precision == "tf32", boxes=boxes))
 
 
 def kernel_reports(compiled: Compiled, emitted: Emitted) -> tuple[KernelReport, ...]:
@@ -150,6 +154,8 @@ def _shown(found: Counter[str]) -> Mapping[str, int]:
 
 
 def _copy(compiled: Compiled, emitted: Emitted, folder: Path) -> None:
+    with storage(folder, "create"):
+        folder.mkdir(parents=True, exist_ok=True)
     with storage(folder, "write"):
         for file in emitted.files:
             (folder / file.name).write_text(file.text, "utf-8")
@@ -192,7 +198,7 @@ def verdict_lines(reports: Sequence[KernelReport]) -> list[str]:
         what += "; each has the instructions that its text asks for"
     if not any(r.uses_local_memory or r.missing for r in reports):
         lines.append(what)
-    names, cubins = {r.kernel for r in reports}, {r.cubin for r in reports}
+    names, cubins = {r.kernel for r in reports}, {(r.architecture, r.cubin) for r in reports}
     equal = "; equal ones share a cubin (kernels.json says where each is)"
     return [*lines, f"{len(names)} kernels in {len(cubins)} cubins{equal}"]
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graphc.ir.boxes import BoxProduct
 from graphc.ir.grid import GridNest, GridParts, GridProduct
 from graphc.ir.loops import Contraction, Parameter, Statement, TileProduct
 
-Body = tuple[Statement, ...] | Contraction | TileProduct | GridNest | GridParts | GridProduct
+Body = (
+    tuple[Statement, ...]
+    | Contraction
+    | TileProduct
+    | GridNest
+    | GridParts
+    | GridProduct
+    | BoxProduct
+)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from graphc.errors import CompilerBug
+from graphc.ir.boxes import BoxProduct
 from graphc.ir.grid import GridNest, GridPart, GridParts, GridProduct, Team
 from graphc.ir.loops import Combine, Statement, TeamLoop
 from graphc.ir.routine import Body, Routine
 from graphc.ir.schedule import KernelPlan, Schedule
 from graphc.ir.types import Axis, element_count
 from graphc.lower.access import Merged
+from graphc.lower.box_products import build_box_product
 from graphc.lower.group import Group
 from graphc.lower.lanes import in_lanes
 from graphc.lower.names import RESERVED_ON_DEVICE, Namer
@@ -52,16 +54,19 @@ _MANY_PRODUCTS = 1 << 12  # here neighbours share what they read, so that caches
 _WIDE = 1 << 31  # places from here on need 64 bits
 
 
-def lower_to_grid(schedule: Schedule, *, tf32: bool = False) -> tuple[Routine, ...]:
+def lower_to_grid(
+    schedule: Schedule, *, tf32: bool = False, boxes: bool = False
+) -> tuple[Routine, ...]:
     """Routines of all kernels for a device, in execution order, then those of the copies.
 
-    ``tf32`` lets products of float32 take tensor cores, which read 10 bits of each factor.
+    ``tf32`` lets products of float32 take tensor cores, which read 10 bits of each factor. With
+    ``boxes`` a copy engine brings the factors of a product wherever it can.
     """
 
     def body(plan: KernelPlan, group: Group) -> Body:
         if plan.strategy == "rows":
             return grid_rows(group, _WIDE)
-        product = grid_product(group, tf32) if plan.strategy == "contraction" else None
+        product = grid_product(group, tf32, boxes) if plan.strategy == "contraction" else None
         return product or grid_nest(plan, group)
 
     return tuple(
@@ -96,7 +101,7 @@ def _side_by_side(
     )  # fmt: skip
 
 
-def grid_product(group: Group, tf32: bool) -> GridProduct | None:
+def grid_product(group: Group, tf32: bool, boxes: bool) -> GridProduct | BoxProduct | None:
     """The product of a kernel's leader; None where its type has none, or a grid too few blocks."""
     if not group.nodes[0].dtype.is_float:
         return None
@@ -109,7 +114,13 @@ def grid_product(group: Group, tf32: bool) -> GridProduct | None:
     assert factors is not None
     if _extent(factors.batch) > MOST_BATCHES:
         return None
-    return build_product(nest, factors, _sizes(group), tf32, windows)
+    found = build_box_product(nest, factors, _sizes(group), windows) if boxes else None
+    if isinstance(found, BoxProduct):
+        return found
+    product = build_product(nest, factors, _sizes(group), tf32, windows)
+    if found is None:
+        return product
+    return replace(product, reason=f"{product.reason}; not by boxes: {found}")
 
 
 def _sizes(group: Group) -> list[int]:

@@ -33,11 +33,11 @@ SUMS, PLACE, PARTIAL = "sums", "place", "partial"  # names that the epilogue may
 ROW, COLUMN, BATCH, PIECE = "row", "column", "batch_number", "piece"
 SUMS_PADDING = 8  # lines of the finished tile start in different banks
 _COPIES = (16, 8, 4)  # bytes of one asynchronous copy
-_WIDE = 1 << 31
+WIDE = 1 << 31  # places from here on need 64 bits
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
     """A factor with its own axes, M or N, in the order in which its tile counts them."""
 
     factor: Factor
@@ -54,14 +54,17 @@ def build_product(
     ``places`` are the sizes of the arrays that it touches, ``windows`` what follows the epilogue.
     """
     leader = plan.stages[0]
-    rows, columns = _sides(plan, leader, factors, windows)
-    depth = _depth(leader, rows, columns, plan.namer)
-    multiply, factor = _multiply(leader, tf32)
-    sides = [_operand(leader, side, depth, factor, plan.namer) for side in (rows, columns)]
+    rows, columns = product_sides(plan, leader, factors, windows)
+    depth = product_depth(leader, rows, columns, plan.namer)
+    multiply, factor = multiply_kind(leader, tf32)
+    sides = [
+        side_operand(leader, side, own_axes(leader, side, plan.namer), depth, factor)
+        for side in (rows, columns)
+    ]
     batch = tuple(a for a in factors.batch if a.extent > 1)
-    m, n, k = _extent(rows.axes), _extent(columns.axes), _extent(depth.axes)
-    tile, pieces, reason = choose_tile(_extent(batch), m, n, k, multiply, factor)
-    wide = max([*places, _extent(batch) * m * n * pieces]) >= _WIDE
+    m, n, k = extent(rows.axes), extent(columns.axes), extent(depth.axes)
+    tile, pieces, reason = choose_tile(extent(batch), m, n, k, multiply, factor)
+    wide = max([*places, extent(batch) * m * n * pieces]) >= WIDE
     out_rows, out_columns = (_merged_for_epilogue(plan, side.axes) for side in (rows, columns))
     ones = merge_axes([a for a in factors.batch if a.extent == 1], (), (), plan.namer)
     merged = Merged((), ones.values | out_rows.values | out_columns.values)
@@ -69,16 +72,16 @@ def build_product(
     finish, dtype = None, leader.node.dtype.arithmetic
 
     def whole(step: Mapping[str, Index]) -> list[Statement]:
-        found = _epilogue(plan, _moved(merged, step), _element(step, dtype))
+        found = element_epilogue(plan, moved_axes(merged, step), finished_sum(step, dtype))
         if windows is None:
             return found
         place = axis_index(PLACE).substitute(step)
         return [*found, Store(SUMS, place, pooled_value(windows.pooled))]  # instead of the sum
 
     def partial(step: Mapping[str, Index]) -> list[Statement]:
-        return [_store_partial(step, dtype, _extent(batch), m, n)]
+        return [_store_partial(step, dtype, extent(batch), m, n)]
 
-    lanes, body = _in_lanes(axes[1], dtype, plan.namer, whole)
+    lanes, body = in_wide_lanes(axes[1], dtype, plan.namer, whole)
     after = None
     if windows is not None and pieces == 1:
         line = tile.columns + SUMS_PADDING
@@ -86,8 +89,8 @@ def build_product(
     if pieces > 1:
         if windows is not None:
             merged, axes = Merged((), ones.values), (rows.axes, columns.axes)
-        finish = _finish(plan, merged, (*batch, *axes[0], *axes[1]), pieces, wide, windows)
-        lanes, body = _in_lanes((Axis(COLUMN, n),), dtype, plan.namer, partial)
+        finish = pieces_in_order(plan, merged, (*batch, *axes[0], *axes[1]), pieces, wide, windows)
+        lanes, body = in_wide_lanes((Axis(COLUMN, n),), dtype, plan.namer, partial)
         axes = ((), ())
     return GridProduct(
         batch, depth.axes, sides[0], sides[1], tile, pieces, axes[0], axes[1], lanes, body, after,
@@ -95,7 +98,7 @@ def build_product(
     )  # fmt: skip
 
 
-def _multiply(leader: Stage, tf32: bool) -> tuple[Multiply, DType]:
+def multiply_kind(leader: Stage, tf32: bool) -> tuple[Multiply, DType]:
     """How factors are multiplied, and their type in the tiles: 16 bits where both have them."""
     kinds = {read.dtype for read in leader.reads if isinstance(read, Access)}
     if kinds == {DType.bfloat16}:
@@ -106,9 +109,9 @@ def _multiply(leader: Stage, tf32: bool) -> tuple[Multiply, DType]:
     return ("tf32" if tf32 and dtype is DType.float32 else "fma"), dtype
 
 
-def _sides(
+def product_sides(
     plan: NestPlan, leader: Stage, factors: Factors, windows: RowWindows | None
-) -> tuple[_Side, _Side]:
+) -> tuple[Side, Side]:
     """The columns are the factor whose axes run through the result's memory; rows have windows."""
     first, second = factors.rows, factors.columns
     first_axes, second_axes = factors.row_axes, factors.column_axes
@@ -125,9 +128,9 @@ def _sides(
     return replace(rows, axes=(*windows.outer(rows.axes), *windows.inner)), columns
 
 
-def _side(leader: Stage, factor: Factor, axes: tuple[Axis, ...]) -> _Side:
+def _side(leader: Stage, factor: Factor, axes: tuple[Axis, ...]) -> Side:
     accesses = tuple(factor_accesses(leader, factor))
-    return _Side(factor, _by_stride(axes, accesses[0].offset), accesses)
+    return Side(factor, _by_stride(axes, accesses[0].offset), accesses)
 
 
 def _by_stride(axes: tuple[Axis, ...], offset: Index) -> tuple[Axis, ...]:
@@ -137,7 +140,7 @@ def _by_stride(axes: tuple[Axis, ...], offset: Index) -> tuple[Axis, ...]:
     return tuple(sorted(axes, key=lambda a: -abs(offset.coefficient(a.name))))
 
 
-def _depth(leader: Stage, rows: _Side, columns: _Side, namer: Namer) -> Merged:
+def product_depth(leader: Stage, rows: Side, columns: Side, namer: Namer) -> Merged:
     """The summed axes, merged; the order lets the larger copies run through memory."""
     axes = leader.equation.reduce_axes
     orders = [_by_stride(axes, side.accesses[0].offset) for side in (rows, columns)]
@@ -159,19 +162,27 @@ def _unit_extent(order: tuple[Axis, ...], offsets: Sequence[Index]) -> int:
     return runs * long[-1].extent
 
 
-def _operand(leader: Stage, side: _Side, depth: Merged, dtype: DType, namer: Namer) -> Operand:
+def own_axes(
+    leader: Stage, side: Side, namer: Namer, others: tuple[list[Index], list[Condition]] = ([], [])
+) -> Merged:
+    """A factor's own axes, merged where its reads, and ``others``, walk through them as one."""
+    offsets = [*(a.offset for a in side.accesses), *others[0]]
+    guards = factor_conditions(leader, side.factor)
+    conditions = [*guards, *(c for a in side.accesses for c in a.conditions), *others[1]]
+    return merge_axes(side.axes, offsets, conditions, namer)
+
+
+def side_operand(leader: Stage, side: Side, own: Merged, depth: Merged, dtype: DType) -> Operand:
     """How a factor is copied: whole vectors where memory allows, else element by element."""
     guards = factor_conditions(leader, side.factor)
     conditions = [*guards, *(c for a in side.accesses for c in a.conditions)]
-    own = merge_axes(side.axes, [a.offset for a in side.accesses], conditions, namer)
     values = depth.values | own.values
     read, moved = side.accesses[0], substitute_conditions(conditions, values)
     offset = read.offset.substitute(values)
     inner = depth.axes[-1:] + own.axes[-1:]
     units = [a for a in inner if offset.coefficient(a.name) == 1]
     outer = bool(own.axes) and own.axes[-1] in units[:1]
-    plain = len(side.accesses) == 1 and side.factor.body in _symbols(leader)
-    plain = plain and read.dtype == dtype and not read.fill and _separable(offset, moved, own.axes)
+    plain = is_plain(leader, side, dtype) and _separable(offset, moved, own.axes)
     width = _width(offset, moved, units[0] if units else None, dtype)
     environment: MutableEnvironment = {
         read_symbol(number): one.scalar(values)
@@ -189,8 +200,12 @@ def _operand(leader: Stage, side: _Side, depth: Merged, dtype: DType, namer: Nam
     )  # fmt: skip
 
 
-def _symbols(leader: Stage) -> set[object]:
-    return {read_symbol(number) for number in range(len(leader.reads))}
+def is_plain(leader: Stage, side: Side, dtype: DType) -> bool:
+    """Whether a factor is the elements of an array as they are, 0 where a condition fails."""
+    symbols = {read_symbol(number) for number in range(len(leader.reads))}
+    read = side.accesses[0]
+    alone = len(side.accesses) == 1 and side.factor.body in symbols
+    return alone and read.dtype == dtype and not read.fill
 
 
 def _separable(offset: Index, conditions: Sequence[Condition], own: tuple[Axis, ...]) -> bool:
@@ -222,6 +237,11 @@ def _width(offset: Index, conditions: Sequence[Condition], axis: Axis | None, dt
 
 
 def _merged_for_epilogue(plan: NestPlan, axes: tuple[Axis, ...]) -> Merged:
+    return merge_axes(axes, *epilogue_accesses(plan), plan.namer)
+
+
+def epilogue_accesses(plan: NestPlan) -> tuple[list[Index], list[Condition]]:
+    """Where what follows the product reads and writes, and under which conditions."""
     offsets = [offset for _, offset, _, _ in plan.stores]
     conditions: list[Condition] = []
     for stage in plan.stages[1:]:
@@ -231,19 +251,20 @@ def _merged_for_epilogue(plan: NestPlan, axes: tuple[Axis, ...]) -> Merged:
             if isinstance(read, Access):
                 offsets.append(read.offset)
                 conditions += read.conditions
-    return merge_axes(axes, offsets, conditions, plan.namer)
+    return offsets, conditions
 
 
-def _moved(merged: Merged, step: Mapping[str, Index]) -> Merged:
+def moved_axes(merged: Merged, step: Mapping[str, Index]) -> Merged:
+    """The axes with ``step`` in place of some of those that they became."""
     return Merged((), {**step, **{n: v.substitute(step) for n, v in merged.values.items()}})
 
 
-def _element(step: Mapping[str, Index], dtype: DType) -> Load:
+def finished_sum(step: Mapping[str, Index], dtype: DType) -> Load:
     """The finished sum of one element."""
     return Load(SUMS, axis_index(PLACE).substitute(step), dtype)
 
 
-def _epilogue(plan: NestPlan, merged: Merged, total: Load | Name) -> list[Statement]:
+def element_epilogue(plan: NestPlan, merged: Merged, total: Load | Name) -> list[Statement]:
     """Followers of the product and the stores, for one element."""
     leader, *followers = plan.stages
     dtype = leader.node.dtype
@@ -261,10 +282,10 @@ def _store_partial(
     """One piece's sum: partial[piece][batch][m][n]."""
     index = tuple(map(axis_index, (PIECE, BATCH, ROW, COLUMN)))
     place = row_major((1, batch, m, n)).offset(index).substitute(step)
-    return Store(PARTIAL, place, _element(step, dtype))
+    return Store(PARTIAL, place, finished_sum(step, dtype))
 
 
-def _finish(
+def pieces_in_order(
     plan: NestPlan, merged: Merged, axes: tuple[Axis, ...], pieces: int, wide: bool,
     windows: RowWindows | None,
 ) -> GridNest:  # fmt: skip
@@ -278,23 +299,24 @@ def _finish(
     body = (
         Declare(total.name, dtype, Number(0.0, dtype), True),
         Loop(piece, (add,), unroll=True),
-        *_epilogue(plan, merged, total),
+        *element_epilogue(plan, merged, total),
     )
-    count, reason = _extent(axes), f"the {pieces} pieces in order"
+    count, reason = extent(axes), f"the {pieces} pieces in order"
     if windows is not None:
         return finish_windows(windows, axes, body, dtype, wide, reason)
     return GridNest(axes, one_each(count), body, (), wide, reason)
 
 
-def _in_lanes(
+def in_wide_lanes(
     columns: tuple[Axis, ...], dtype: DType, namer: Namer,
-    build: Callable[[Mapping[str, Index]], list[Statement]],
+    build: Callable[[Mapping[str, Index]], list[Statement]], widest: int = 16,
 ) -> tuple[int, tuple[Statement, ...]]:  # fmt: skip
-    """The epilogue for 16 or 8 bytes of neighbours along N where every access allows it.
+    """The epilogue for ``widest`` bytes of neighbouring sums along N, or less, where every access
+    allows it.
 
     ``build`` makes the statements with some axes moved by a lane.
     """
-    for count in (16 // dtype.size, 8 // dtype.size):
+    for count in (n // dtype.size for n in (32, 16, 8) if n <= widest):
         if count < 2 or not columns or columns[-1].extent % count:
             continue
         last = columns[-1].name
@@ -306,5 +328,6 @@ def _in_lanes(
     return 1, tuple(build({}))
 
 
-def _extent(axes: Sequence[Axis]) -> int:
+def extent(axes: Sequence[Axis]) -> int:
+    """Places of axes together."""
     return element_count(tuple(a.extent for a in axes))

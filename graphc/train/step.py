@@ -70,8 +70,8 @@ class TrainingStep:
 
 def training_step(
     loss: Node, optimizer: Optimizer, *, metrics: Sequence[Node] = (), target: str = "c",
-    name: str = "net", parameters: Mapping[str, Any] | None = None, seed: int = 0,
-    threads: int | None = None, exact: bool = False, precision: str = "fp32",
+    name: str = "net", parameters: Mapping[str, Any] | None = None, arch: str | None = None,
+    seed: int = 0, threads: int | None = None, exact: bool = False, precision: str = "fp32",
     tune: float | None = None, progress: Progress | None = None, tuning: Listener | None = None,
 ) -> TrainingStep:  # fmt: skip
     """Compile the training step of a scalar loss.
@@ -88,6 +88,7 @@ def training_step(
         exact: no tiled (Winograd) convolutions.
         precision: "fp32", "tf32", "bf16" or "fp16". Parameters and their updates are float32 in
             each; with "fp16" gradients are scaled (``train/scaling.py``).
+        arch: which device kernels are made for.
         tune: seconds to search for the fastest kernels.
         progress: called while compiling.
         tuning: told about the search.
@@ -99,7 +100,7 @@ def training_step(
     program = compile_graph(
         [loss, *metrics], assignments=assignments, target=target, name=name,
         parameters=parameters, seed=seed, threads=threads, exact=exact,
-        precision=precision, tune=tune, progress=progress, tuning=tuning,
+        precision=precision, arch=arch, tune=tune, progress=progress, tuning=tuning,
     )  # fmt: skip
     return TrainingStep(program)
 

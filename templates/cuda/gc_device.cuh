@@ -63,7 +63,7 @@ struct alignas(Count * sizeof(Type)) gc_lanes {
   GC_MEMBER const Type &operator[](int i) const { return lane[i]; }
 };
 
-// One access; the address is a multiple of its bytes, which are 2 to 16.
+// The address is a multiple of their bytes, 2 to 32; one access, or two of 16 bytes.
 template <int Count, class Type>
 GC_DEVICE gc_lanes<Type, Count> gc_load_lanes(const Type *address) {
   return *reinterpret_cast<const gc_lanes<Type, Count> *>(address);
@@ -313,9 +313,26 @@ GC_DEVICE void gc_mbarrier_init(gc_mbarrier *barrier, gc_uint32 arrivals) {
                : "memory");
 }
 
+// After gc_mbarrier_init, before gc_cluster_sync, where other blocks of the cluster use a barrier.
+GC_DEVICE void gc_fence_mbarrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
 GC_DEVICE void gc_mbarrier_arrive(gc_mbarrier *barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(gc_shared_address(barrier))
                : "memory");
+}
+
+// Arrives at this barrier of the block with this rank in the cluster, maybe one's own.
+GC_DEVICE void gc_mbarrier_arrive_at(gc_mbarrier *barrier, gc_uint32 rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(gc_shared_address(barrier)),
+      "r"(rank)
+      : "memory");
 }
 
 // Arrives, and lets the phase wait for that many more bytes of tensor copies.
@@ -350,32 +367,50 @@ GC_DEVICE void gc_mbarrier_wait(gc_mbarrier *barrier, gc_uint32 parity) {
 GC_DEVICE void gc_fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // One thread copies the map's box that starts at these coordinates, innermost first, to shared
-// memory. Elements outside of the tensor arrive as zeros; all bytes of the box count.
-#define GC_TMA_LOAD(rank, coordinates, ...)                                                   \
-  asm volatile("cp.async.bulk.tensor." rank                                                   \
-               ".shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, " coordinates \
-               "], [%2];" ::"r"(gc_shared_address(shared)),                                   \
-               "l"(map), "r"(gc_shared_address(barrier)), __VA_ARGS__                         \
-               : "memory")
+// memory. Elements outside of the tensor arrive as zeros; all bytes of the box count. A multicast
+// brings the box to the same place in each block of the cluster whose bit is set in `blocks`, and
+// counts at the same barrier of each.
+#define GC_TMA_LOAD(rank, names, multicast_names, values, ...)                                  \
+  GC_DEVICE void gc_tma_load_##rank##d(void *shared, const gc_tensor_map *map,                  \
+                                       gc_mbarrier *barrier, __VA_ARGS__) {                     \
+    asm volatile("cp.async.bulk.tensor." #rank                                                  \
+                 "d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {" names     \
+                 "}], [%2];" ::"r"(gc_shared_address(shared)),                                  \
+                 "l"(map), "r"(gc_shared_address(barrier)), values                              \
+                 : "memory");                                                                   \
+  }                                                                                             \
+  GC_DEVICE void gc_tma_multicast_##rank##d(void *shared, const gc_tensor_map *map,             \
+                                            gc_mbarrier *barrier, gc_uint32 blocks,             \
+                                            __VA_ARGS__) {                                      \
+    asm volatile("cp.async.bulk.tensor." #rank                                                  \
+                 "d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "    \
+                 "[%0], [%1, {" multicast_names "}], [%2], %3;" ::"r"(gc_shared_address(shared)), \
+                 "l"(map), "r"(gc_shared_address(barrier)), "h"((gc_uint16)blocks), values      \
+                 : "memory");                                                                   \
+  }
+#define GC_LIST(...) __VA_ARGS__
+GC_TMA_LOAD(2, "%3, %4", "%4, %5", GC_LIST("r"(c0), "r"(c1)), int c0, int c1)
+GC_TMA_LOAD(3, "%3, %4, %5", "%4, %5, %6", GC_LIST("r"(c0), "r"(c1), "r"(c2)), int c0, int c1,
+            int c2)
+GC_TMA_LOAD(4, "%3, %4, %5, %6", "%4, %5, %6, %7", GC_LIST("r"(c0), "r"(c1), "r"(c2), "r"(c3)),
+            int c0, int c1, int c2, int c3)
+GC_TMA_LOAD(5, "%3, %4, %5, %6, %7", "%4, %5, %6, %7, %8",
+            GC_LIST("r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)), int c0, int c1, int c2, int c3,
+            int c4)
 
-GC_DEVICE void gc_tma_load_2d(void *shared, const gc_tensor_map *map, gc_mbarrier *barrier, int c0,
-                              int c1) {
-  GC_TMA_LOAD("2d", "{%3, %4}", "r"(c0), "r"(c1));
+// ---- Blocks of a cluster, sm_90 ----------------------------------------------------------------
+
+// The number of this block in its cluster. A kernel says how many blocks a cluster has, along x,
+// by __cluster_dims__ before its __launch_bounds__.
+GC_DEVICE gc_uint32 gc_cluster_rank() {
+  gc_uint32 rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
 }
 
-GC_DEVICE void gc_tma_load_3d(void *shared, const gc_tensor_map *map, gc_mbarrier *barrier, int c0,
-                              int c1, int c2) {
-  GC_TMA_LOAD("3d", "{%3, %4, %5}", "r"(c0), "r"(c1), "r"(c2));
-}
-
-GC_DEVICE void gc_tma_load_4d(void *shared, const gc_tensor_map *map, gc_mbarrier *barrier, int c0,
-                              int c1, int c2, int c3) {
-  GC_TMA_LOAD("4d", "{%3, %4, %5, %6}", "r"(c0), "r"(c1), "r"(c2), "r"(c3));
-}
-
-GC_DEVICE void gc_tma_load_5d(void *shared, const gc_tensor_map *map, gc_mbarrier *barrier, int c0,
-                              int c1, int c2, int c3, int c4) {
-  GC_TMA_LOAD("5d", "{%3, %4, %5, %6, %7}", "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4));
+// All threads of all blocks of the cluster meet. No block may end while others still reach it.
+GC_DEVICE void gc_cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
 // ---- Matrix products of four warps, sm_90a -----------------------------------------------------
@@ -416,11 +451,14 @@ GC_DEVICE void gc_wgmma_wait_group(float (&d)[Count]) {
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46" \
   ", %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61" \
   ", %62, %63"
-#define GC_NAMES_128                                                               \
+#define GC_NAMES_96                                                                \
   GC_NAMES_64                                                                      \
   ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78"    \
   ", %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93"    \
-  ", %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107" \
+  ", %94, %95"
+#define GC_NAMES_128                                                               \
+  GC_NAMES_96                                                                      \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107"           \
   ", %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120" \
   ", %121, %122, %123, %124, %125, %126, %127"
 
@@ -429,21 +467,21 @@ GC_DEVICE void gc_wgmma_wait_group(float (&d)[Count]) {
 #define GC_D16(i) GC_D8(i), GC_D8(i + 8)
 #define GC_D32(i) GC_D16(i), GC_D16(i + 16)
 #define GC_D64(i) GC_D32(i), GC_D32(i + 32)
+#define GC_D96(i) GC_D64(i), GC_D32(i + 64)
 #define GC_D128(i) GC_D64(i), GC_D64(i + 64)
 
-template <int N>
+template <int N, class Type>
 struct gc_wgmma_width;
 
 // columns, registers = columns / 2, and the numbers of the five operands that follow them
-#define GC_WGMMA(columns, registers, p0, p1, p2, p3, p4)                                        \
+#define GC_WGMMA_OF(type, name, columns, registers, p0, p1, p2, p3, p4)                         \
   template <>                                                                                   \
-  struct gc_wgmma_width<columns> {                                                              \
+  struct gc_wgmma_width<columns, type> {                                                        \
     template <bool TransposeA, bool TransposeB>                                                 \
     GC_DEVICE void multiply(float (&d)[registers], gc_uint64 a, gc_uint64 b, bool accumulate) { \
       asm volatile("{\n.reg .pred keep;\nsetp.ne.b32 keep, " p2                                 \
                    ", 0;\n"                                                                     \
-                   "wgmma.mma_async.sync.aligned.m64n" #columns                                 \
-                   "k16.f32.bf16.bf16 "                                                         \
+                   "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." name "." name " "    \
                    "{" GC_NAMES_##registers "}, " p0 ", " p1 ", keep, 1, 1, " p3 ", " p4 ";\n}" \
                    : GC_D##registers(0)                                                         \
                    : "l"(a), "l"(b), "r"((int)accumulate), "n"((int)TransposeA),                \
@@ -451,19 +489,29 @@ struct gc_wgmma_width;
                    : "memory");                                                                 \
     }                                                                                           \
   };
+#define GC_WGMMA(...)                       \
+  GC_WGMMA_OF(gc_bf16, "bf16", __VA_ARGS__) \
+  GC_WGMMA_OF(gc_half, "f16", __VA_ARGS__)
 GC_WGMMA(16, 8, "%8", "%9", "%10", "%11", "%12")
 GC_WGMMA(32, 16, "%16", "%17", "%18", "%19", "%20")
 GC_WGMMA(64, 32, "%32", "%33", "%34", "%35", "%36")
 GC_WGMMA(128, 64, "%64", "%65", "%66", "%67", "%68")
+GC_WGMMA(192, 96, "%96", "%97", "%98", "%99", "%100")
 GC_WGMMA(256, 128, "%128", "%129", "%130", "%131", "%132")
 
 // Starts d = a b (+ d if accumulate), a of 64 x 16 and b of 16 x N bf16 numbers in shared memory,
-// for N = 16, 32, 64, 128 or 256. Four warps take part; warp w holds the rows from 16 w on:
+// for N = 16, 32, 64, 128, 192 or 256. Four warps take part; warp w holds the rows from 16 w on:
 //   d[4 j + 2 h + q] is row 16 w + lane / 4 + 8 h, column 8 j + 2 (lane % 4) + q.
 // Transpose says that rows of a (columns of b) are contiguous instead of the depth.
 template <int N, bool TransposeA = false, bool TransposeB = false>
 GC_DEVICE void gc_wgmma_bf16(float (&d)[N / 2], gc_uint64 a, gc_uint64 b, bool accumulate = true) {
-  gc_wgmma_width<N>::template multiply<TransposeA, TransposeB>(d, a, b, accumulate);
+  gc_wgmma_width<N, gc_bf16>::template multiply<TransposeA, TransposeB>(d, a, b, accumulate);
+}
+
+// The same with half numbers.
+template <int N, bool TransposeA = false, bool TransposeB = false>
+GC_DEVICE void gc_wgmma_f16(float (&d)[N / 2], gc_uint64 a, gc_uint64 b, bool accumulate = true) {
+  gc_wgmma_width<N, gc_half>::template multiply<TransposeA, TransposeB>(d, a, b, accumulate);
 }
 
 // The four warps of a warpgroup give up or take registers: a multiple of 8 from 24 to 256 a thread.

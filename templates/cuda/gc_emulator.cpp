@@ -1,4 +1,5 @@
-// Runs a kernel on a CPU, one block at a time, one fiber a thread, in an order drawn at random.
+// Runs a kernel on a CPU, one block at a time, or the blocks of one cluster together, one fiber a
+// thread, in an order drawn at random.
 //
 // It is compiled once, linked with each kernel, and driven by gc_emulator_launch. The kernel itself
 // is compiled with the thread sanitizer's instrumentation, but without its library: the functions
@@ -14,6 +15,7 @@ void run_thread() {
   Fiber &self = *block.current;
   if (!self.open.empty()) gc_emulated_copy_commit();
   wait_for_copies(self, 0);
+  if (!--block.members[self.rank].live && block.members.size() > 1) check_reached(self);
   self.finished = true;
   block.live--;
   for (;;) switch_context(self.context, block.scheduler);
@@ -27,7 +29,8 @@ void start_fiber(unsigned number) {
   Fiber &fiber = block.fibers[number];
   fiber = Fiber{};
   fiber.number = number;
-  fiber.index = index_of(number, block.launch->block);
+  fiber.rank = number / block.threads;
+  fiber.index = index_of(number % block.threads, block.launch->block);
   fiber.stack = block.stacks + number * (STACK_BYTES + PAGE_BYTES) + PAGE_BYTES;
   fiber.seen = &block.seen[(size_t)number * block.slots];
   prepare(fiber.context, fiber.stack, run_thread);
@@ -46,21 +49,40 @@ uint32_t latest_clock() {
   return latest;
 }
 
-void start_block(unsigned number) {
-  block.index = index_of(number, block.launch->grid);
+// How many things of this size one block has, of which the last may be incomplete.
+unsigned parts(unsigned size) { return (block.threads + size - 1) / size; }
+
+void start_member(unsigned rank, const gc_index &first) {
+  Member &member = block.members[rank];
+  member.index = gc_index{first.x * (unsigned)block.members.size() + rank, first.y, first.z};
+  member.live = block.threads;
+  member.reached.assign(block.slots, 0);
+  member.free_registers = 0;
+}
+
+void start_cluster(unsigned number) {
+  const unsigned together = (unsigned)block.members.size(), all = together * block.threads;
+  gc_index clusters = block.launch->grid;
+  clusters.x /= together;
   block.base = latest_clock();
-  block.live = block.threads;
+  for (unsigned rank = 0; rank < together; rank++) start_member(rank, index_of(number, clusters));
+  block.live = all;
   block.current = nullptr;
   block.ready.clear();
-  block.barriers.assign(NAMED_BARRIERS, Barrier{0, 0, 0, Clocks(block.slots), {}});
-  block.warps.assign((block.threads + WARP - 1) / WARP, Meeting{});
-  block.warpgroups.assign((block.threads + WARPGROUP - 1) / WARPGROUP, Meeting{});
+  const Barrier nobody{0, 0, 0, Clocks(block.slots), {}};
+  block.barriers.assign(NAMED_BARRIERS * together, nobody);
+  block.cluster_barrier = nobody;
+  block.warps.assign(parts(WARP) * together, Meeting{});
+  block.warpgroups.assign(parts(WARPGROUP) * together, Meeting{});
   std::fill(block.seen.begin(), block.seen.end(), block.base);
   mbarriers.clear();
   tensor_copies.clear();
-  warpgroups.assign(block.warpgroups.size(), Warpgroup{});
+  const unsigned registers = registers_at_launch(block.threads);
+  warpgroups.assign(block.warpgroups.size(), Warpgroup{0, 0, 0, {}, registers, registers, {}});
+  for (size_t group = 0; group < warpgroups.size(); group++)
+    warpgroups[group].rank = (unsigned)group / parts(WARPGROUP);
   poison_shared();
-  for (unsigned thread = 0; thread < block.threads; thread++) start_fiber(thread);
+  for (unsigned thread = 0; thread < all; thread++) start_fiber(thread);
 }
 
 void resume_one_at_random() {
@@ -72,7 +94,7 @@ void resume_one_at_random() {
   block.current = nullptr;
 }
 
-void run_block() {
+void run_cluster() {
   while (block.live && !block.failed) {
     if (!block.ready.empty()) {
       if (!random_below(8)) land_tensor_copy_at_random();
@@ -86,15 +108,15 @@ void run_block() {
 // ---- A launch ----------------------------------------------------------------------------------
 
 bool open_stacks() {
-  const size_t each = STACK_BYTES + PAGE_BYTES;
-  void *stacks = mmap(nullptr, block.threads * each, PROT_READ | PROT_WRITE,
+  const size_t each = STACK_BYTES + PAGE_BYTES, all = block.fibers.size();
+  void *stacks = mmap(nullptr, all * each, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (stacks == MAP_FAILED) {
-    report_block(0, "there is no memory for the stacks of %u threads", block.threads);
+    report_block(0, "there is no memory for the stacks of %zu threads", all);
     return false;
   }
   block.stacks = static_cast<uint8_t *>(stacks);
-  for (unsigned thread = 0; thread < block.threads; thread++)
+  for (size_t thread = 0; thread < all; thread++)
     mprotect(block.stacks + thread * each, PAGE_BYTES, PROT_NONE);  // below each stack
   return true;
 }
@@ -107,37 +129,44 @@ bool open_launch(const Launch *launch, Failure *failure) {
   block.failure = failure;
   block.random_state = launch->seed;
   block.threads = (unsigned)threads;
-  block.slots = FIRST_THREAD_SLOT + block.threads;
+  const uint64_t together = threads * launch->cluster;
   if (!threads || threads > MAX_THREADS) {
     report_block(0, "%llu threads in a block, it can be 1 to %u", (unsigned long long)threads,
                  MAX_THREADS);
     return false;
   }
+  if (launch->grid.x % launch->cluster || together > MAX_TOGETHER) {
+    report_block(0, "a grid of %u blocks along x, of %u threads each, for clusters of %u",
+                 launch->grid.x, block.threads, launch->cluster);
+    return false;
+  }
+  block.slots = FIRST_THREAD_SLOT + (unsigned)together;
+  block.members.resize(launch->cluster);
   if (!open_memory()) return false;
-  block.fibers.resize(block.threads);
-  block.seen.assign((size_t)block.slots * block.threads, 0);
+  block.fibers.resize(together);
+  block.seen.assign((size_t)block.slots * together, 0);
   return open_stacks();
 }
 
 void close_launch() {
-  if (block.stacks) munmap(block.stacks, block.threads * (STACK_BYTES + PAGE_BYTES));
+  if (block.stacks) munmap(block.stacks, block.fibers.size() * (STACK_BYTES + PAGE_BYTES));
   close_memory();
   mbarriers.clear();
   warpgroups.clear();
   block = Block{};
 }
 
-void run_blocks() {
+void run_clusters() {
   const gc_index &grid = block.launch->grid;
-  std::vector<unsigned> order((size_t)grid.x * grid.y * grid.z);
+  std::vector<unsigned> order((size_t)grid.x / block.members.size() * grid.y * grid.z);
   for (size_t place = 0; place < order.size(); place++) {
     const size_t other = random_below(place + 1);
     order[place] = order[other];
     order[other] = (unsigned)place;
   }
   for (const unsigned number : order) {
-    start_block(number);
-    run_block();
+    start_cluster(number);
+    run_cluster();
     if (block.failed) return;
   }
 }
@@ -147,7 +176,7 @@ void run_blocks() {
 // Runs one launch; 0 if all went well, else 1 and what happened.
 extern "C" __attribute__((visibility("default"))) int gc_emulator_launch(const Launch *launch,
                                                                          Failure *failure) {
-  if (open_launch(launch, failure)) run_blocks();
+  if (open_launch(launch, failure)) run_clusters();
   const bool failed = block.failed;
   close_launch();
   return failed;
@@ -158,13 +187,21 @@ extern "C" __attribute__((visibility("default"))) int gc_emulator_launch(const L
 extern "C" {
 
 gc_index gc_emulated_thread_index() { return block.current->index; }
-gc_index gc_emulated_block_index() { return block.index; }
+gc_index gc_emulated_block_index() { return block.members[block.current->rank].index; }
 gc_index gc_emulated_block_size() { return block.launch->block; }
 gc_index gc_emulated_grid_size() { return block.launch->grid; }
-unsigned char *gc_emulated_dynamic_shared() { return memory.dynamic; }
+unsigned char *gc_emulated_dynamic_shared() {
+  return memory.dynamic + block.current->rank * memory.stride;
+}
+unsigned gc_emulated_cluster_rank() { return block.current->rank; }
 
 uint32_t gc_emulated_shared_address(const void *shared, int line) {
-  return expect_shared("gc_shared_address", shared, 1, 1, line);
+  const uint32_t window = block.current->rank * memory.stride;
+  return expect_shared("gc_shared_address", shared, 1, 1, line) - window;
+}
+
+void gc_emulated_cluster_sync(int line) {
+  come_to(block.cluster_barrier, "gc_cluster_sync", (unsigned)block.fibers.size(), true, line);
 }
 
 void gc_emulated_barrier(unsigned number, unsigned threads, bool waits, int line) {

@@ -18,6 +18,7 @@
 #define __forceinline__ inline
 #define __grid_constant__
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)  // emulator.py reads it
 #define __align__(bytes) __attribute__((aligned(bytes)))
 // One block runs at a time, so that a block's array is a static one, in a section of its own where
 // gc_emulator.cpp finds it. `used` keeps stores that nobody in this file reads.
@@ -40,10 +41,12 @@ gc_index gc_emulated_thread_index() __attribute__((const));
 gc_index gc_emulated_block_index() __attribute__((const));
 gc_index gc_emulated_block_size() __attribute__((const));
 gc_index gc_emulated_grid_size() __attribute__((const));
+unsigned gc_emulated_cluster_rank() __attribute__((const));
 unsigned char *gc_emulated_dynamic_shared() __attribute__((const));
 uint32_t gc_emulated_shared_address(const void *shared, int line);
 void gc_emulated_barrier(unsigned number, unsigned threads, bool waits, int line);
 void gc_emulated_syncwarp(int line);
+void gc_emulated_cluster_sync(int line);
 uint32_t gc_emulated_shuffle(const char *what, uint32_t value, int lane, int line);
 void gc_emulated_atomic_add(float *address, float value, int line);
 void gc_emulated_copy(void *shared, const void *global, unsigned bytes, bool valid, int line);
@@ -53,16 +56,18 @@ void gc_emulated_load_matrices(uint32_t *word, const void *row, bool transpose, 
 void gc_emulated_multiply(gc_product kind, float *d, const uint32_t *a, const uint32_t *b,
                           int line);
 void gc_emulated_mbarrier_init(gc_mbarrier *barrier, unsigned arrivals, int line);
-void gc_emulated_mbarrier_arrive(gc_mbarrier *barrier, unsigned bytes, int line);
+void gc_emulated_fence_mbarrier_init();
+void gc_emulated_mbarrier_arrive(gc_mbarrier *barrier, unsigned bytes, unsigned rank, int line);
 void gc_emulated_mbarrier_wait(gc_mbarrier *barrier, unsigned parity, int line);
 void gc_emulated_fence_async();
 void gc_emulated_tensor_load(void *shared, const gc_tensor_map *map, gc_mbarrier *barrier,
-                             const int *coordinates, unsigned rank, int line);
-void gc_emulated_group_multiply(float *d, uint64_t a, uint64_t b, unsigned columns,
-                                bool transpose_a, bool transpose_b, bool accumulate, int line);
+                             const int *coordinates, unsigned rank, unsigned blocks, int line);
+void gc_emulated_group_multiply(gc_product kind, float *d, uint64_t a, uint64_t b,
+                                unsigned columns, bool transpose_a, bool transpose_b,
+                                bool accumulate, int line);
 void gc_emulated_group_commit(int line);
 void gc_emulated_group_wait(unsigned pending, int line);
-void gc_emulated_register_budget(int line);
+void gc_emulated_register_budget(unsigned registers, bool more, int line);
 }
 #pragma GCC visibility pop
 
@@ -232,14 +237,19 @@ GC_DEVICE void gc_mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t
 
 // ---- The wrappers of sm_90a --------------------------------------------------------------------
 
+constexpr unsigned gc_own_block = UINT32_MAX;
+
 GC_DEVICE void gc_mbarrier_init(gc_mbarrier *barrier, unsigned arrivals, GC_LINE) {
   gc_emulated_mbarrier_init(barrier, arrivals, line);
 }
 GC_DEVICE void gc_mbarrier_arrive(gc_mbarrier *barrier, GC_LINE) {
-  gc_emulated_mbarrier_arrive(barrier, 0, line);
+  gc_emulated_mbarrier_arrive(barrier, 0, gc_own_block, line);
 }
 GC_DEVICE void gc_mbarrier_arrive_expect_tx(gc_mbarrier *barrier, unsigned bytes, GC_LINE) {
-  gc_emulated_mbarrier_arrive(barrier, bytes, line);
+  gc_emulated_mbarrier_arrive(barrier, bytes, gc_own_block, line);
+}
+GC_DEVICE void gc_mbarrier_arrive_at(gc_mbarrier *barrier, unsigned rank, GC_LINE) {
+  gc_emulated_mbarrier_arrive(barrier, 0, rank, line);
 }
 // It sleeps until the phase is over, which a device may do as well.
 GC_DEVICE bool gc_mbarrier_try_wait(gc_mbarrier *barrier, unsigned parity, GC_LINE) {
@@ -250,27 +260,28 @@ GC_DEVICE void gc_mbarrier_wait(gc_mbarrier *barrier, unsigned parity, GC_LINE) 
   gc_emulated_mbarrier_wait(barrier, parity, line);
 }
 GC_DEVICE void gc_fence_async() { gc_emulated_fence_async(); }
+GC_DEVICE void gc_fence_mbarrier_init() { gc_emulated_fence_mbarrier_init(); }
 
-GC_DEVICE void gc_tma_load_2d(void *shared, const gc_tensor_map *map, gc_mbarrier *barrier, int c0,
-                              int c1, GC_LINE) {
-  const int coordinates[] = {c0, c1};
-  gc_emulated_tensor_load(shared, map, barrier, coordinates, 2, line);
-}
-GC_DEVICE void gc_tma_load_3d(void *shared, const gc_tensor_map *map, gc_mbarrier *barrier, int c0,
-                              int c1, int c2, GC_LINE) {
-  const int coordinates[] = {c0, c1, c2};
-  gc_emulated_tensor_load(shared, map, barrier, coordinates, 3, line);
-}
-GC_DEVICE void gc_tma_load_4d(void *shared, const gc_tensor_map *map, gc_mbarrier *barrier, int c0,
-                              int c1, int c2, int c3, GC_LINE) {
-  const int coordinates[] = {c0, c1, c2, c3};
-  gc_emulated_tensor_load(shared, map, barrier, coordinates, 4, line);
-}
-GC_DEVICE void gc_tma_load_5d(void *shared, const gc_tensor_map *map, gc_mbarrier *barrier, int c0,
-                              int c1, int c2, int c3, int c4, GC_LINE) {
-  const int coordinates[] = {c0, c1, c2, c3, c4};
-  gc_emulated_tensor_load(shared, map, barrier, coordinates, 5, line);
-}
+GC_DEVICE unsigned gc_cluster_rank() { return gc_emulated_cluster_rank(); }
+GC_DEVICE void gc_cluster_sync(GC_LINE) { gc_emulated_cluster_sync(line); }
+
+#define GC_TMA_LOAD(rank, places, ...)                                                           \
+  GC_DEVICE void gc_tma_load_##rank##d(void *shared, const gc_tensor_map *map,                   \
+                                       gc_mbarrier *barrier, __VA_ARGS__, GC_LINE) {             \
+    const int coordinates[] = {places};                                                          \
+    gc_emulated_tensor_load(shared, map, barrier, coordinates, rank, 1u << gc_cluster_rank(),    \
+                            line);                                                               \
+  }                                                                                              \
+  GC_DEVICE void gc_tma_multicast_##rank##d(void *shared, const gc_tensor_map *map,              \
+                                            gc_mbarrier *barrier, unsigned blocks, __VA_ARGS__,  \
+                                            GC_LINE) {                                           \
+    const int coordinates[] = {places};                                                          \
+    gc_emulated_tensor_load(shared, map, barrier, coordinates, rank, (gc_uint16)blocks, line);   \
+  }
+GC_TMA_LOAD(2, GC_LIST(c0, c1), int c0, int c1)
+GC_TMA_LOAD(3, GC_LIST(c0, c1, c2), int c0, int c1, int c2)
+GC_TMA_LOAD(4, GC_LIST(c0, c1, c2, c3), int c0, int c1, int c2, int c3)
+GC_TMA_LOAD(5, GC_LIST(c0, c1, c2, c3, c4), int c0, int c1, int c2, int c3, int c4)
 
 template <int Count>
 GC_DEVICE void gc_wgmma_fence(float (&)[Count]) {}
@@ -282,19 +293,25 @@ GC_DEVICE void gc_wgmma_wait_group(float (&)[Count], GC_LINE) {
 template <int N, bool TransposeA = false, bool TransposeB = false>
 GC_DEVICE void gc_wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate = true,
                              GC_LINE) {
-  static_assert(N == 16 || N == 32 || N == 64 || N == 128 || N == 256, "no such width");
-  gc_emulated_group_multiply(d, a, b, N, TransposeA, TransposeB, accumulate, line);
+  static_assert(N == 16 || N == 32 || (N % 64 == 0 && N <= 256), "no such width");
+  gc_emulated_group_multiply(GC_PRODUCT_BF16, d, a, b, N, TransposeA, TransposeB, accumulate, line);
+}
+template <int N, bool TransposeA = false, bool TransposeB = false>
+GC_DEVICE void gc_wgmma_f16(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate = true,
+                            GC_LINE) {
+  static_assert(N == 16 || N == 32 || (N % 64 == 0 && N <= 256), "no such width");
+  gc_emulated_group_multiply(GC_PRODUCT_HALF, d, a, b, N, TransposeA, TransposeB, accumulate, line);
 }
 
 template <int Registers>
 GC_DEVICE void gc_register_budget_decrease(GC_LINE) {
   static_assert(Registers >= 24 && Registers <= 256 && Registers % 8 == 0, "no such budget");
-  gc_emulated_register_budget(line);
+  gc_emulated_register_budget(Registers, false, line);
 }
 template <int Registers>
 GC_DEVICE void gc_register_budget_increase(GC_LINE) {
   static_assert(Registers >= 24 && Registers <= 256 && Registers % 8 == 0, "no such budget");
-  gc_emulated_register_budget(line);
+  gc_emulated_register_budget(Registers, true, line);
 }
 
 // ---- How a launch calls a kernel ---------------------------------------------------------------

@@ -55,6 +55,7 @@ struct Mbarrier {
   int64_t bytes;  // of tensor copies, still to come in this phase
   unsigned owner_slot;
   uint32_t owner_clock;  // when it was initialised
+  bool published;        // to the other blocks of the cluster
   Clocks joining, completed;
   std::vector<Waiter> waiting;
 
@@ -65,6 +66,8 @@ struct Mbarrier {
 struct TensorCopy {
   gc_uint64 map[16];
   uint32_t offset;
+  unsigned rank;  // of the block to whose shared memory it goes
+  int line;
   size_t barrier;
   int64_t start[5];
 };
@@ -72,8 +75,12 @@ struct TensorCopy {
 std::vector<Mbarrier> mbarriers;
 std::vector<TensorCopy> tensor_copies;  // under way
 
-Mbarrier &find_mbarrier(const char *what, const gc_mbarrier *barrier, int line) {
-  const uint32_t offset = expect_shared(what, barrier, sizeof *barrier, alignof(gc_mbarrier), line);
+// The mbarrier at this place of the shared memory of the block with this rank.
+Mbarrier &find_mbarrier(const char *what, const gc_mbarrier *barrier, unsigned rank, int line) {
+  const unsigned own = block.current->rank;
+  const uint32_t offset =
+      expect_shared(what, barrier, sizeof *barrier, alignof(gc_mbarrier), line) +
+      (rank - own) * memory.stride;
   for (Mbarrier &known : mbarriers) {
     if (known.offset != offset) continue;
     if (block.current->seen[known.owner_slot] < known.owner_clock)
@@ -81,10 +88,44 @@ Mbarrier &find_mbarrier(const char *what, const gc_mbarrier *barrier, int line) 
            "race: %s uses an mbarrier, and there is no barrier after its "
            "gc_mbarrier_init by thread %u",
            what, known.owner_slot - FIRST_THREAD_SLOT);
+    if (rank != own && !known.published)
+      fail(line, nullptr,
+           "%s uses an mbarrier of another block: there is no gc_fence_mbarrier_init after its "
+           "gc_mbarrier_init",
+           what);
     return known;
   }
   fail(line, nullptr, "%s: gc_mbarrier_init has not been called for this mbarrier, at %s", what,
        shared_name(offset).c_str());
+}
+
+Mbarrier &find_mbarrier(const char *what, const gc_mbarrier *barrier, int line) {
+  return find_mbarrier(what, barrier, block.current->rank, line);
+}
+
+// The block with this rank, which a thread reaches from another one.
+Member &find_member(const char *what, unsigned rank, int line) {
+  if (rank >= block.members.size())
+    fail(line, nullptr, "%s for block %u of a cluster of %zu", what, rank, block.members.size());
+  Member &member = block.members[rank];
+  if (!member.live)
+    fail(line, nullptr, "%s reaches block %u of the cluster, which has ended: gc_cluster_sync is "
+         "missing", what, rank);
+  return member;
+}
+
+// A block ends: what others did to its shared memory must have happened before, by a barrier.
+void check_reached(const Fiber &last) {
+  const Clocks &reached = block.members[last.rank].reached;
+  Clocks seen(block.slots);
+  for (const Fiber &fiber : block.fibers)
+    if (fiber.rank == last.rank) join(seen.data(), fiber.seen);
+  for (unsigned slot = 0; slot < block.slots; slot++)
+    if (reached[slot] > seen[slot])
+      fail(0, nullptr,
+           "block %u of the cluster ends, while thread %u of another may still arrive at its "
+           "mbarriers: gc_cluster_sync is missing",
+           last.rank, (slot - FIRST_THREAD_SLOT) % block.threads);
 }
 
 void acquire(Fiber &fiber, const Mbarrier &barrier) { join(fiber.seen, barrier.completed.data()); }
@@ -169,6 +210,11 @@ void check_tensor_copy(const TensorMap &map, const TensorCopy &copy, int line) {
 }
 
 void land(const TensorCopy &copy) {
+  if (!block.members[copy.rank].live)
+    return report_block(copy.line,
+                        "a tensor copy reaches block %u of the cluster, which has ended: "
+                        "gc_cluster_sync is missing",
+                        copy.rank);
   const TensorMap map = decode(copy.map);
   const uint32_t row_bytes = map.box[0] * map.element;
   std::vector<uint8_t> line(row_bytes);
@@ -233,13 +279,22 @@ void gc_emulated_mbarrier_init(gc_mbarrier *barrier, unsigned arrivals, int line
   const Clocks nothing(block.slots);
   const unsigned slot = (unsigned)mbarriers.size();
   mbarriers.push_back(Mbarrier{
-      offset, slot, arrivals, arrivals, 0, 0, self.slot(), self.clock(), nothing, nothing, {}});
+      offset, slot, arrivals, arrivals, 0, 0, self.slot(), self.clock(), false, nothing, nothing,
+      {}});
   self.tick();
 }
 
-void gc_emulated_mbarrier_arrive(gc_mbarrier *barrier, unsigned bytes, int line) {
+void gc_emulated_fence_mbarrier_init() {
+  for (Mbarrier &known : mbarriers)
+    if (known.owner_slot == block.current->slot()) known.published = true;
+}
+
+void gc_emulated_mbarrier_arrive(gc_mbarrier *barrier, unsigned bytes, unsigned rank, int line) {
   Fiber &self = *block.current;
-  Mbarrier &known = find_mbarrier("gc_mbarrier_arrive", barrier, line);
+  if (rank == OWN_BLOCK) rank = self.rank;
+  Member &member = find_member("gc_mbarrier_arrive_at", rank, line);
+  Mbarrier &known = find_mbarrier("gc_mbarrier_arrive", barrier, rank, line);
+  if (rank != self.rank) member.reached[self.slot()] = self.clock();
   if (!known.pending)
     fail(line, nullptr, "one arrival more at an mbarrier than the %u a phase it was made for",
          known.arrivals);
@@ -265,8 +320,9 @@ void gc_emulated_fence_async() {
 }
 
 void gc_emulated_tensor_load(void *shared, const gc_tensor_map *map, gc_mbarrier *barrier,
-                             const int *coordinates, unsigned rank, int line) {
+                             const int *coordinates, unsigned rank, unsigned blocks, int line) {
   Fiber &self = *block.current;
+  if (!blocks) fail(line, nullptr, "gc_tma_load_multicast for no block");
   const TensorMap decoded = decode(map);
   if (decoded.magic != TENSOR_MAP_MAGIC) fail(line, nullptr, "gc_tma_load: this is no tensor map");
   if (decoded.rank != rank)
@@ -274,18 +330,23 @@ void gc_emulated_tensor_load(void *shared, const gc_tensor_map *map, gc_mbarrier
   const uint32_t bytes = box_bytes(decoded);
   const unsigned alignment = decoded.swizzle ? 8u * decoded.swizzle : 128u;
   const uint32_t offset = expect_shared("gc_tma_load", shared, bytes, alignment, line);
-  Mbarrier &known = find_mbarrier("gc_tma_load", barrier, line);
-  const Cell initialised{known.owner_clock, (uint16_t)known.owner_slot, 0};
-  if (!is_fenced(self_actor(), initialised))
-    fail(line, nullptr, "gc_tma_load: there is no gc_fence_async after gc_mbarrier_init");
-  TensorCopy copy{{}, offset, known.slot, {}};
-  memcpy(copy.map, map, sizeof copy.map);
-  std::copy(coordinates, coordinates + rank, copy.start);
-  check_tensor_copy(decoded, copy, line);
-  touch_shared(offset, bytes, true, Actor{&self, known.slot, known.phase_clock(), true}, line,
-               nullptr);
-  memset(shared, POISON, bytes);
-  tensor_copies.push_back(copy);
+  for (unsigned to = 0; blocks >> to; to++) {
+    if (!(blocks >> to & 1)) continue;
+    find_member("gc_tma_load", to, line);
+    Mbarrier &known = find_mbarrier("gc_tma_load", barrier, to, line);
+    const Cell initialised{known.owner_clock, (uint16_t)known.owner_slot, 0};
+    if (!is_fenced(self_actor(), initialised))
+      fail(line, nullptr, "gc_tma_load: there is no gc_fence_async after gc_mbarrier_init");
+    const uint32_t there = offset + (to - self.rank) * memory.stride;
+    TensorCopy copy{{}, there, to, line, known.slot, {}};
+    memcpy(copy.map, map, sizeof copy.map);
+    std::copy(coordinates, coordinates + rank, copy.start);
+    check_tensor_copy(decoded, copy, line);
+    touch_shared(there, bytes, true, Actor{&self, known.slot, known.phase_clock(), true}, line,
+                 nullptr);
+    memset(shared_byte(there), POISON, bytes);
+    tensor_copies.push_back(copy);
+  }
 }
 
 }  // extern "C"

@@ -40,6 +40,7 @@ struct Memory {
   uint8_t *dynamic, *constants, *constants_end;
   size_t static_bytes, dynamic_bytes;
   uint32_t dynamic_offset;  // static arrays come first in the window of shared addresses
+  uint32_t stride;          // from a block's dynamic shared memory to that of the next in a cluster
   std::vector<Granule> granules;
   const Region *last_region;
 };
@@ -50,6 +51,7 @@ Memory memory;
 struct Place {
   bool found;
   uint32_t offset, room;  // room: bytes up to the end
+  unsigned rank;          // of the block that it belongs to
 };
 
 Actor self_actor() {
@@ -59,12 +61,13 @@ Actor self_actor() {
 Place find_shared(const void *address) {
   const uint8_t *byte = static_cast<const uint8_t *>(address);
   const size_t dynamic = byte - memory.dynamic, fixed = byte - __start_gc_shared;
-  if (dynamic < memory.dynamic_bytes)
+  const size_t rank = dynamic / memory.stride, own = dynamic % memory.stride;
+  if (rank < block.members.size() && own < memory.dynamic_bytes)
     return Place{true, memory.dynamic_offset + (uint32_t)dynamic,
-                 (uint32_t)(memory.dynamic_bytes - dynamic)};
+                 (uint32_t)(memory.dynamic_bytes - own), (unsigned)rank};
   if (fixed < memory.static_bytes)
-    return Place{true, (uint32_t)fixed, (uint32_t)(memory.static_bytes - fixed)};
-  return Place{false, 0, 0};
+    return Place{true, (uint32_t)fixed, (uint32_t)(memory.static_bytes - fixed), 0};
+  return Place{false, 0, 0, 0};
 }
 
 uint8_t *shared_byte(uint32_t offset) {
@@ -75,7 +78,22 @@ uint8_t *shared_byte(uint32_t offset) {
 std::string shared_name(uint32_t offset) {
   if (offset < memory.dynamic_offset)
     return "byte " + std::to_string(offset) + " of the __shared__ arrays";
-  return "byte " + std::to_string(offset - memory.dynamic_offset) + " of the dynamic shared memory";
+  const uint32_t dynamic = offset - memory.dynamic_offset;
+  std::string name = "byte " + std::to_string(dynamic % memory.stride);
+  name += " of the dynamic shared memory";
+  if (block.members.size() > 1)
+    name += " of block " + std::to_string(dynamic / memory.stride) + " of the cluster";
+  return name;
+}
+
+// Blocks of a cluster reach each other's shared memory through wrappers only, and `__shared__`
+// arrays exist once here.
+void check_own(const Place &place, int line, const void *code) {
+  if (block.members.size() == 1) return;
+  if (place.offset < memory.dynamic_offset)
+    fail(line, code, "uses a __shared__ array, but blocks of a cluster have dynamic memory only");
+  if (place.rank != block.current->rank)
+    fail(line, code, "reaches %s, which belongs to another block", shared_name(place.offset).c_str());
 }
 
 // ---- Races -------------------------------------------------------------------------------------
@@ -246,6 +264,7 @@ void touch(const void *address, uint64_t bytes, bool writes, bool aligned, int l
     check_aligned(address, (unsigned)bytes, line, code);
   if (!place.found) return touch_global(byte, bytes, writes, line, code);
   if (bytes > place.room) fail_outside(byte + place.room, bytes - place.room, writes, line, code);
+  check_own(place, line, code);
   touch_shared(place.offset, (uint32_t)bytes, writes, self_actor(), line, code);
 }
 
@@ -257,6 +276,7 @@ uint32_t expect_shared(const char *what, const void *address, uint32_t bytes, un
     fail(line, nullptr, "out of bounds: %s, %u bytes of shared memory, starts %s", what, bytes,
          place.found ? (std::to_string(place.room) + " bytes before its end").c_str()
                      : describe_outside(static_cast<const uint8_t *>(address)).c_str());
+  check_own(place, line, nullptr);
   if (place.offset % alignment)
     fail(line, nullptr, "misaligned: %s takes shared memory at a multiple of %u bytes, this is %s",
          what, alignment, shared_name(place.offset).c_str());
@@ -282,7 +302,7 @@ int remember_constants(dl_phdr_info *info, size_t, void *code) {
 }
 
 void poison_shared() {
-  memset(memory.dynamic, POISON, memory.dynamic_bytes);
+  memset(memory.dynamic, POISON, memory.stride * block.members.size());
   if (memory.static_bytes) memset(__start_gc_shared, POISON, memory.static_bytes);
 }
 
@@ -299,9 +319,10 @@ bool open_memory() {
                  bytes, memory.static_bytes, SHARED_LIMIT);
     return false;
   }
-  const size_t rounded = (memory.dynamic_bytes / DYNAMIC_ALIGNMENT + 1) * DYNAMIC_ALIGNMENT;
-  memory.dynamic = static_cast<uint8_t *>(aligned_alloc(DYNAMIC_ALIGNMENT, rounded));
-  memory.granules.assign(bytes / GRANULE + 1, Granule{});
+  memory.stride = (uint32_t)(memory.dynamic_bytes / DYNAMIC_ALIGNMENT + 1) * DYNAMIC_ALIGNMENT;
+  const size_t together = memory.stride * block.members.size();
+  memory.dynamic = static_cast<uint8_t *>(aligned_alloc(DYNAMIC_ALIGNMENT, together));
+  memory.granules.assign((memory.dynamic_offset + together) / GRANULE + 1, Granule{});
   memory.last_region = nullptr;
   dl_iterate_phdr(remember_constants, reinterpret_cast<void *>(&poison_shared));
   return true;

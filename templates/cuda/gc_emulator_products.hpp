@@ -101,11 +101,34 @@ struct Held {
 };
 
 struct Warpgroup {
+  unsigned rank;  // of its block
   unsigned committed, completed;
   std::vector<Held> held;
+  unsigned registers, wanted;  // of each thread
+  std::vector<Fiber *> waiting;
 };
 
 std::vector<Warpgroup> warpgroups;
+
+// Registers of a thread at the launch of a block that has a multiprocessor for itself. There may be
+// fewer, as many as the largest budget of the kernel, so that an increase may find more than it asks.
+unsigned registers_at_launch(unsigned threads) {
+  return std::min(255u, REGISTERS / ((threads + WARP - 1) / WARP * WARP)) / 8 * 8;
+}
+
+// Takes what is given up, then gives it to those who wait, as far as it goes.
+void grant_registers(Member &member, unsigned rank) {
+  for (const bool more : {false, true})
+    for (Warpgroup &group : warpgroups) {
+      const int needed = ((int)group.wanted - (int)group.registers) * (int)WARPGROUP;
+      if (group.rank != rank || !needed || (needed > 0) != more) continue;
+      if (needed > (int)member.free_registers) continue;
+      member.free_registers -= needed;
+      group.registers = group.wanted;
+      for (Fiber *fiber : group.waiting) wake(*fiber);
+      group.waiting.clear();
+    }
+}
 
 // The bytes between the elements of a matrix that a gc_wgmma_descriptor describes.
 struct Layout {
@@ -125,13 +148,16 @@ struct Layout {
 Layout read_descriptor(uint64_t descriptor, bool transpose, int line) {
   const unsigned swizzles[] = {0, 128, 64, 32};
   const auto field = [&](int shift) { return (uint32_t)(descriptor >> shift & 0x3FFF) << 4; };
-  const Layout layout{field(0), field(32), field(16), swizzles[descriptor >> 62], transpose};
+  const uint32_t window = block.current->rank * memory.stride;
+  const Layout layout{field(0) + window, field(32), field(16), swizzles[descriptor >> 62], transpose};
   if (!layout.swizzle) fail(line, nullptr, "gc_wgmma_bf16: this is no gc_wgmma_descriptor");
   return layout;
 }
 
-void read_matrix(const Layout &layout, uint32_t rows, float *matrix, const Actor &actor, int line) {
-  const size_t end = memory.dynamic_offset + memory.dynamic_bytes;
+void read_matrix(const Layout &layout, uint32_t rows, gc_product kind, float *matrix,
+                 const Actor &actor, int line) {
+  const size_t end =
+      memory.dynamic_offset + memory.dynamic_bytes + actor.fiber->rank * memory.stride;
   for (uint32_t row = 0; row < rows; row++)
     for (uint32_t depth = 0; depth < 16; depth++) {
       const uint32_t offset = layout.element(row, depth);
@@ -143,7 +169,7 @@ void read_matrix(const Layout &layout, uint32_t rows, float *matrix, const Actor
       touch_granule(offset / GRANULE, 3, false, actor, line, nullptr);
       gc_uint16 bits;
       memcpy(&bits, shared_byte(offset), 2);
-      matrix[depth * rows + row] = gc_to_float(gc_bf16{bits});
+      matrix[depth * rows + row] = word_part(bits, 0, kind);
     }
 }
 
@@ -178,8 +204,8 @@ void add_product(Held &held, const float *a, const float *b, unsigned columns) {
     }
 }
 
-void multiply_group(void **arguments, Fiber *fibers, unsigned columns, bool transpose_a,
-                    bool transpose_b, bool accumulate, int line) {
+void multiply_group(void **arguments, Fiber *fibers, gc_product kind, unsigned columns,
+                    bool transpose_a, bool transpose_b, bool accumulate, int line) {
   const unsigned number = fibers->number / WARPGROUP;
   Warpgroup &group = warpgroups[number];
   const GroupProduct &first = *static_cast<GroupProduct *>(arguments[0]);
@@ -192,8 +218,8 @@ void multiply_group(void **arguments, Fiber *fibers, unsigned columns, bool tran
   const Actor actor{&fibers[random_below(WARPGROUP)], FIRST_WARPGROUP_SLOT + number,
                     block.base + group.committed + 1, true};
   std::vector<float> a(64 * 16), b(16 * columns);
-  read_matrix(read_descriptor(first.a, transpose_a, line), 64, a.data(), actor, line);
-  read_matrix(read_descriptor(first.b, transpose_b, line), columns, b.data(), actor, line);
+  read_matrix(read_descriptor(first.a, transpose_a, line), 64, kind, a.data(), actor, line);
+  read_matrix(read_descriptor(first.b, transpose_b, line), columns, kind, b.data(), actor, line);
   Held &held = hold(group, arguments, columns / 2, accumulate);
   held.group = group.committed + 1;
   add_product(held, a.data(), b.data(), columns);
@@ -236,13 +262,13 @@ void gc_emulated_multiply(gc_product kind, float *d, const uint32_t *a, const ui
        [&](void **arguments, Fiber *) { multiply(arguments, kind); });
 }
 
-void gc_emulated_group_multiply(float *d, uint64_t a, uint64_t b, unsigned columns,
-                                bool transpose_a, bool transpose_b, bool accumulate, int line) {
+void gc_emulated_group_multiply(gc_product kind, float *d, uint64_t a, uint64_t b,
+                                unsigned columns, bool transpose_a, bool transpose_b,
+                                bool accumulate, int line) {
   GroupProduct own{d, a, b};
-  meet(block.warpgroups, WARPGROUP, "gc_wgmma_bf16", line, &own,
-       [&](void **arguments, Fiber *fibers) {
-         multiply_group(arguments, fibers, columns, transpose_a, transpose_b, accumulate, line);
-       });
+  meet(block.warpgroups, WARPGROUP, "gc_wgmma", line, &own, [&](void **arguments, Fiber *fibers) {
+    multiply_group(arguments, fibers, kind, columns, transpose_a, transpose_b, accumulate, line);
+  });
 }
 
 void gc_emulated_group_commit(int line) {
@@ -257,8 +283,20 @@ void gc_emulated_group_wait(unsigned pending, int line) {
        });
 }
 
-void gc_emulated_register_budget(int line) {
-  meet(block.warpgroups, WARPGROUP, "gc_register_budget", line, nullptr, [](void **, Fiber *) {});
+void gc_emulated_register_budget(unsigned registers, bool more, int line) {
+  const char *name = more ? "gc_register_budget_increase" : "gc_register_budget_decrease";
+  meet(block.warpgroups, WARPGROUP, name, line, nullptr, [&](void **, Fiber *fibers) {
+    Warpgroup &group = warpgroups[fibers->number / WARPGROUP];
+    if (!more && registers > group.registers)
+      fail(line, nullptr, "%s to %u registers a thread, it has %u", name, registers,
+           group.registers);
+    group.wanted = registers;
+    grant_registers(block.members[fibers->rank], fibers->rank);
+  });
+  Warpgroup &own = warpgroups[block.current->number / WARPGROUP];
+  if (own.registers == registers) return;
+  own.waiting.push_back(block.current);
+  suspend(name, line);
 }
 
 }  // extern "C"

@@ -1,4 +1,5 @@
-// The threads of one block as fibers: who may run, who waits for what, what each has seen.
+// The threads of one block, or of the blocks of one cluster, as fibers: who may run, who waits for
+// what, what each has seen.
 //
 // Happens-before is kept by vector clocks. Every thread, mbarrier and warpgroup owns a slot; `seen`
 // of a thread tells, for each slot, up to which of its times everything is known to have happened.
@@ -26,8 +27,10 @@
 namespace {
 
 constexpr unsigned WARP = 32, WARPGROUP = 128, MAX_THREADS = 1024, NAMED_BARRIERS = 16;
-constexpr unsigned MBARRIERS = 64, WARPGROUPS = MAX_THREADS / WARPGROUP;
+constexpr unsigned MAX_TOGETHER = 2 * MAX_THREADS;  // threads of all blocks of a cluster
+constexpr unsigned MBARRIERS = 64, WARPGROUPS = MAX_TOGETHER / WARPGROUP;
 constexpr unsigned FIRST_WARPGROUP_SLOT = MBARRIERS, FIRST_THREAD_SLOT = MBARRIERS + WARPGROUPS;
+constexpr unsigned REGISTERS = 1 << 16, OWN_BLOCK = UINT32_MAX;
 constexpr size_t STACK_BYTES = 256 << 10, PAGE_BYTES = 4 << 10;
 constexpr uint64_t MANY_ACCESSES = 1 << 26;  // of one thread without waiting once: about a second
 
@@ -49,6 +52,7 @@ struct Launch {
   uint64_t seed;
   uint32_t region_count, shared_bytes;
   gc_index grid, block;
+  uint32_t cluster;  // blocks along x that run together
 };
 
 struct Failure {
@@ -130,7 +134,7 @@ using CopyGroup = std::vector<Copy>;
 struct Fiber {
   Context context;
   uint8_t *stack;
-  unsigned number;
+  unsigned number, rank;  // among all that run together; of its block in the cluster
   gc_index index;
   bool finished;
   const char *waits_for;  // nullptr: may run
@@ -160,12 +164,21 @@ struct Meeting {  // all threads of a warp, or of a warpgroup, at one instructio
   void *argument[WARPGROUP];
 };
 
+// A block of a cluster: what belongs to it alone.
+struct Member {
+  gc_index index;
+  unsigned live;
+  Clocks reached;  // when threads of other blocks last arrived at its mbarriers
+  unsigned free_registers;
+};
+
+// What runs at once: the blocks of one cluster, mostly a single one.
 struct Block {
   const Launch *launch;
   Failure *failure;
   bool failed;
-  gc_index index;
-  unsigned threads, slots, live;
+  std::vector<Member> members;
+  unsigned threads, slots, live;  // threads: of one block
   uint32_t base;  // every clock up to this one is of an earlier block
   uint64_t random_state;
   Context scheduler;
@@ -173,7 +186,8 @@ struct Block {
   std::vector<Fiber> fibers;
   std::vector<Fiber *> ready;
   Clocks seen;
-  std::vector<Barrier> barriers;
+  std::vector<Barrier> barriers;  // those of each block in turn
+  Barrier cluster_barrier;
   std::vector<Meeting> warps, warpgroups;
   uint8_t *stacks;
 };
@@ -200,7 +214,8 @@ void report(int line, const void *code, const char *format, va_list values) {
   Dl_info image;
   if (code && dladdr(code, &image))
     failure.offset = static_cast<const uint8_t *>(code) - static_cast<uint8_t *>(image.dli_fbase);
-  failure.block = block.index;
+  if (!block.members.empty())
+    failure.block = block.members[block.current ? block.current->rank : 0].index;
   failure.in_thread = block.current != nullptr;
   if (block.current) failure.thread = block.current->index;
 }
@@ -242,16 +257,9 @@ void join(uint32_t *into, const uint32_t *from) {
   for (unsigned slot = 0; slot < block.slots; slot++) into[slot] = std::max(into[slot], from[slot]);
 }
 
-void come_to_barrier(unsigned number, unsigned expected, bool waits, int line) {
+// Arrives at a barrier for `expected` threads, and waits there if `waits`.
+void come_to(Barrier &barrier, const char *name, unsigned expected, bool waits, int line) {
   Fiber &self = *block.current;
-  Barrier &barrier = block.barriers[number];
-  const char *name = number ? "gc_barrier_sync" : "gc_syncthreads";
-  if (number && barrier.arrived && barrier.expected != expected)
-    fail(line, nullptr, "barrier %u: here for %u threads, at line %d for %u", number, expected,
-         barrier.line, barrier.expected);
-  if (!number && barrier.arrived && barrier.line != line)
-    fail(line, nullptr, "divergent barrier: it comes to %s here, other threads wait at line %d",
-         name, barrier.line);
   barrier.expected = expected;
   barrier.line = line;
   join(barrier.seen.data(), self.seen);
@@ -271,13 +279,36 @@ void come_to_barrier(unsigned number, unsigned expected, bool waits, int line) {
   std::fill(barrier.seen.begin(), barrier.seen.end(), 0);
 }
 
+void come_to_barrier(unsigned number, unsigned expected, bool waits, int line) {
+  Barrier &barrier = block.barriers[block.current->rank * NAMED_BARRIERS + number];
+  const char *name = number ? "gc_barrier_sync" : "gc_syncthreads";
+  if (number && barrier.arrived && barrier.expected != expected)
+    fail(line, nullptr, "barrier %u: here for %u threads, at line %d for %u", number, expected,
+         barrier.line, barrier.expected);
+  if (!number && barrier.arrived && barrier.line != line)
+    fail(line, nullptr, "divergent barrier: it comes to %s here, other threads wait at line %d",
+         name, barrier.line);
+  come_to(barrier, name, expected, waits, line);
+}
+
+// Threads of one block in groups of `size`: which group one is in, and the first of the group.
+struct GroupPlace {
+  unsigned group, first;
+};
+
+GroupPlace group_place(const Fiber &fiber, unsigned size) {
+  const unsigned own = fiber.number % block.threads / size;
+  const unsigned each = (block.threads + size - 1) / size;
+  return GroupPlace{fiber.rank * each + own, fiber.rank * block.threads + own * size};
+}
+
 // The last of `size` threads does the work with what all brought along; then all go on.
 template <class Work>
 void meet(std::vector<Meeting> &meetings, unsigned size, const char *what, int line, void *argument,
           Work work) {
   Fiber &self = *block.current;
-  const unsigned group = self.number / size, first = group * size;
-  if (first + size > block.threads)
+  const auto [group, first] = group_place(self, size);
+  if (first + size > (self.rank + 1) * block.threads)
     fail(line, nullptr, "%s needs groups of %u threads, the block has %u threads", what, size,
          block.threads);
   Meeting &meeting = meetings[group];
@@ -311,8 +342,11 @@ std::string thread_ranges(const std::vector<unsigned> &numbers) {
 }
 
 std::string wait_of(const Fiber &fiber) {
-  if (fiber.finished) return "finished";
-  return "wait for " + std::string(fiber.waits_for) + " (line " + std::to_string(fiber.line) + ")";
+  const std::string where =
+      block.members.size() > 1 ? " in block " + std::to_string(fiber.rank) + " of the cluster" : "";
+  if (fiber.finished) return "finished" + where;
+  return "wait for " + std::string(fiber.waits_for) + " (line " + std::to_string(fiber.line) + ")" +
+         where;
 }
 
 void report_deadlock() {
@@ -324,11 +358,11 @@ void report_deadlock() {
     const std::string kind = wait_of(fiber);
     const size_t place = std::find(kinds.begin(), kinds.end(), kind) - kinds.begin();
     if (place == kinds.size()) kinds.push_back(kind), members.emplace_back();
-    members[place].push_back(fiber.number);
+    members[place].push_back(fiber.number % block.threads);
     if (fiber.finished) continue;
     first = first ? first : &fiber;
     barrier |= !strcmp(fiber.waits_for, "gc_syncthreads");
-    meeting |= block.warps.size() && block.warps[fiber.number / WARP].arrived;
+    meeting |= block.warps.size() && block.warps[group_place(fiber, WARP).group].arrived;
   }
   std::string text = barrier ? "divergent barrier" : meeting ? "divergent warp" : "deadlock";
   for (size_t kind = 0; kind < kinds.size() && kind < 8; kind++)

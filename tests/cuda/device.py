@@ -48,10 +48,12 @@ def download(
     return array
 
 
-def matrix_map(device: Emulator, memory: DeviceMemory, shape: tuple[int, int]) -> TensorMap:
-    """Boxes of 64 x 64 numbers of 16 bits from a matrix, swizzled by 128 bytes."""
+def matrix_map(
+    device: Emulator, memory: DeviceMemory, shape: tuple[int, int], rows: int = 64
+) -> TensorMap:
+    """Boxes of 64 columns of numbers of 16 bits from a matrix, swizzled by 128 bytes."""
     strides = (2 * shape[1], 2)
-    return device.encode(TensorBox(memory, 2, shape, strides, (64, 64), 128))
+    return device.encode(TensorBox(memory, 2, shape, strides, (rows, 64), 128))
 
 
 def run_gemm(
@@ -79,6 +81,20 @@ def run_pipeline(
     sizes = (np.int32(m), np.int32(n), np.int32(-(-k // 64)))
     grid = (-(-n // 64), -(-m // 64), 1)
     device.launch(kernel, grid, (256, 1, 1), 2 * 2 * 64 * 64 * 2, (*maps, c, *sizes))
+    return download(device, c, np.float32, (m, n))
+
+
+def run_cluster(
+    device: Emulator, a: np.ndarray, b: np.ndarray, replacements: Mapping[str, str] | None = None
+) -> np.ndarray:
+    """``kernels/sm_90a/cluster.cu`` on matrices of bf16 bits: a[m, k] times b[n, k]."""
+    (m, k), n = a.shape, len(b)
+    kernel = device.load([source(SM_90A / "cluster.cu", replacements)]).kernels["cluster"]
+    c = device.allocate(4 * m * n)
+    maps = [matrix_map(device, upload(device, x), x.shape, rows) for x, rows in ((a, 64), (b, 32))]
+    sizes = (np.int32(m), np.int32(n), np.int32(-(-k // 64)))
+    grid = (-(-m // 128) * 2, -(-n // 64), 1)
+    device.launch(kernel, grid, (256, 1, 1), 2 * 2 * 64 * 64 * 2 + 32, (*maps, c, *sizes))
     return download(device, c, np.float32, (m, n))
 
 

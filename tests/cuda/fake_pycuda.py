@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from graphc.backends.cuda.driver import DeviceMemory, Kernel
+from graphc.backends.cuda.driver import Argument, DeviceMemory, Kernel, TensorBox, TensorMap
 from graphc.backends.cuda.emulator import Emulator
 from graphc.ir.source import SourceFile
 
@@ -35,6 +35,7 @@ class FakeCuda:
         self.contexts = self.streams = 0
         self.Context = SimpleNamespace(synchronize=lambda: self.calls.append("synchronize"))
         self.memory: dict[int, DeviceMemory] = {}
+        self.maps: dict[bytes, TensorMap] = {}
         self.Device = self._device
 
     class _Allocation(int):
@@ -136,6 +137,11 @@ class FakeCuda:
         raise AssertionError("an address that was not allocated")
 
     # LibCuda
+    def tensor_map(self, box: TensorBox) -> bytes:
+        made = self.emulator.encode(box)
+        self.maps[made.data] = made
+        return made.data
+
     def begin_capture(self, stream: int) -> None:
         assert stream == 77
         self.calls.append("begin")
@@ -172,10 +178,11 @@ class FakeFunction:
     ) -> None:
         self.cuda._inside()
         assert shared_size <= self.most_shared
-        packed = struct.pack(self.formats, *values)
-        assert self.formats == "P" * len(values), "these kernels take arrays only"
-        addresses = struct.unpack(f"{len(values)}Q", packed)
-        arguments = [self._reached(address) for address in addresses]
+        maps = self.formats.count("128s")
+        assert self.formats == "128s" * maps + "P" * (len(values) - maps), "maps, then arrays"
+        packed = struct.unpack(self.formats, struct.pack(self.formats, *values))
+        arguments: list[Argument] = [self.cuda.maps[data] for data in packed[:maps]]
+        arguments += [self._reached(address) for address in packed[maps:]]
         self.cuda.emulator.launch(self.kernel, grid, block, shared_size, arguments)
 
     def _reached(self, address: int) -> DeviceMemory:

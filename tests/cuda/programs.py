@@ -40,13 +40,14 @@ def emulator() -> Emulator:
 
 
 def check_on_emulator(
-    outputs: Sequence[Node], feeds: Feeds, names: Sequence[str] = (), *, precision: str = "fp32"
-) -> DeviceProgram:
+    outputs: Sequence[Node], feeds: Feeds, names: Sequence[str] = (), *, precision: str = "fp32",
+    arch: str | None = None,
+) -> DeviceProgram:  # fmt: skip
     """Run in every order of threads; the results are the oracle's, and the same bytes each time.
 
     The oracle computes in float64, or as 16 bits round.
     """
-    program = compile_graph(outputs, target="cuda-emu", precision=precision)
+    program = compile_graph(outputs, target="cuda-emu", precision=precision, arch=arch)
     assert isinstance(program, DeviceProgram)
     known = {node.label for node in program.inputs}
     fed = {name: array for name, array in feeds.items() if name in known}
@@ -90,13 +91,14 @@ def case_graph(
 
 
 def generated(
-    outputs: Sequence[Node], assignments: Sequence[Assignment] = (), *, precision: str = "fp32"
-) -> Emitted:
+    outputs: Sequence[Node], assignments: Sequence[Assignment] = (), *, precision: str = "fp32",
+    boxes: bool = False,
+) -> Emitted:  # fmt: skip
     """The CUDA sources of a graph; nothing is compiled."""
     source = Graph(tuple(outputs), tuple(assignments))
     graph = run_passes(source, PRECISIONS[precision], copies=True)
     schedule = make_schedule(graph)
-    return emit(schedule, lower_to_grid(schedule, tf32=precision == "tf32"))
+    return emit(schedule, lower_to_grid(schedule, tf32=precision == "tf32", boxes=boxes))
 
 
 def compile_with_nvcc(emitted: Emitted, architecture: str, folder: Path) -> str:

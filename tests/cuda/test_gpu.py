@@ -25,8 +25,11 @@ from graphc.backends.cuda.driver import (
 from graphc.backends.cuda.emulator_build import kernel_names
 from graphc.backends.cuda.gpu import Gpu, packed_arguments
 from graphc.backends.cuda.libcuda import LibCuda
+from graphc.compiler import compile_graph
 from graphc.errors import CompilerBug, ToolchainError, UserError
-from tests.compiled import run_python
+from graphc.ops import leaves
+from graphc.ops.linear import matmul
+from tests.compiled import assert_close, run_python
 from tests.cuda.fake_pycuda import FakeCuda
 from tests.cuda.test_programs import feeds, small_step
 
@@ -69,6 +72,33 @@ def test_a_step_on_a_gpu(fake: FakeCuda, feeds: dict[str, np.ndarray]) -> None:
     gc.collect()
     assert fake.calls[-1] == "destroy"
     assert not fake.memory
+
+
+def test_products_by_boxes_on_a_gpu(fake: FakeCuda, seeded: np.random.Generator) -> None:
+    """Tensor maps are made once, for addresses that stay, and come first in every launch."""
+    x, w = leaves.input("x", (128, 64)), leaves.parameter("w", (64, 64))
+    program = compile_graph([matmul(x, w)], target="cuda", precision="bf16")
+    assert len(fake.maps) == 2
+    for _ in range(2):
+        feed = seeded.normal(size=(128, 64)).astype("f4")
+        [got] = program(x=feed)
+        want = feed @ np.asarray(program.parameters["w"])
+        assert_close(got, want, 1e-2)
+    assert len(fake.maps) == 2
+    fake.capability = (8, 0)
+    open_device.cache_clear()
+    older = compile_graph([matmul(x, w)], target="cuda", precision="bf16")
+    assert not any("gc_tma_load" in kernel.source for kernel in older.kernels.values())
+    with pytest.raises(UserError, match="kernels for sm_90a do not run on made-up GPU, which is"):
+        compile_graph([matmul(x, w)], target="cuda", precision="bf16", arch="sm_90a")
+
+
+def test_an_architecture_that_is_none() -> None:
+    x, w = leaves.input("x", (128, 64)), leaves.parameter("w", (64, 64))
+    with pytest.raises(UserError, match="there is no architecture 'hopper'"):
+        compile_graph([matmul(x, w)], target="cuda-emu", arch="hopper")
+    with pytest.raises(UserError, match="arch names a device"):
+        compile_graph([matmul(x, w)], arch="sm_80")
 
 
 def test_the_driver_keeps_the_protocol(fake: FakeCuda) -> None:

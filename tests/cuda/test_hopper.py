@@ -15,6 +15,7 @@ from tests.cuda.device import (
     download,
     launch,
     matrix_map,
+    run_cluster,
     run_pipeline,
     upload,
 )
@@ -149,6 +150,16 @@ def test_a_producer_and_consumers_multiply_matrices(
     """Borders in all three directions, more steps than stages, several blocks."""
     a, b = (bf16_bits(seeded.normal(size=(n, 200))) for n in (100, 72))
     c = run_pipeline(device, a, b)
+    want = bf16_values(a).astype(float) @ bf16_values(b).astype(float).T
+    np.testing.assert_allclose(c, want, rtol=0, atol=1e-4)
+
+
+def test_blocks_of_a_cluster_share_what_each_brings(
+    device: Emulator, seeded: np.random.Generator
+) -> None:
+    """Borders in all three directions, more steps than stages, several clusters."""
+    a, b = (bf16_bits(seeded.normal(size=(n, 200))) for n in (200, 72))
+    c = run_cluster(device, a, b)
     want = bf16_values(a).astype(float) @ bf16_values(b).astype(float).T
     np.testing.assert_allclose(c, want, rtol=0, atol=1e-4)
 

@@ -8,7 +8,16 @@ import pytest
 from graphc.backends.cuda.emulator import Emulator
 from graphc.backends.cuda.fault import KernelFault
 from graphc.ir.source import SourceFile
-from tests.cuda.device import SM_80, bf16_bits, bf16_values, run_gemm, run_pipeline, source, upload
+from tests.cuda.device import (
+    SM_80,
+    bf16_bits,
+    bf16_values,
+    run_cluster,
+    run_gemm,
+    run_pipeline,
+    source,
+    upload,
+)
 
 Run = Callable[..., np.ndarray]
 SEEDS = (1, 2, 3)
@@ -131,6 +140,64 @@ TOO_EARLY = ("wait for its mbarrier", "nothing has written", "gc_wgmma_bf16 may 
 )  # fmt: skip
 def test_a_bug_in_the_pipeline(bug: dict[str, str], said: tuple[str, ...]) -> None:
     assert_caught(run_pipeline, bug, *said)
+
+
+ENDED = ("gc_cluster_sync is missing",)
+
+
+@pytest.mark.parametrize(
+    ("bug", "said"),
+    [
+        ({"full + stage, 3, step": "full + stage, 1u << rank, step"}, ("deadlock",)),
+        ({"full + stage, 3, step": "full + stage, 2u >> rank, step"}, ("deadlock",)),
+        ({"full + stage, 3, step": "full + stage, 7, step"}, ("for block 2 of a cluster of 2",)),
+        ({"full + stage, 3, step": "full + stage, 0, step"}, ("for no block",)),
+        ({"empty + stage, threadIdx.x % 128)": "empty + stage, (unsigned)rank)"},
+         ("deadlock", "one arrival more", *TOO_EARLY)),
+        ({"if (threadIdx.x % 128 < BLOCKS)": "if ((int)threadIdx.x % 128 == rank)"}, ("deadlock",)),
+        ({"empty + stage, BLOCKS": "empty + stage, 1"}, ("one arrival more", *TOO_EARLY)),
+        ({"empty + stage, BLOCKS": "empty + stage, BLOCKS + 1"}, ("deadlock",)),
+        ({"gc_mbarrier_wait(empty + stage, phase ^ 1);": "gc_mbarrier_wait(empty + stage, phase);"},
+         ("deadlock",)),
+        ({"gc_mbarrier_wait(full + stage, phase);": "(void)phase;"}, TOO_EARLY),
+        ({"full + stage, 2 * TILE_BYTES": "full + stage, 3 * TILE_BYTES / 2"}, TOO_EARLY),
+        ({"  gc_cluster_sync();  // the other": "  // the other"}, ENDED),
+        ({"    gc_fence_mbarrier_init();\n": ""}, ("no gc_fence_mbarrier_init",)),
+        ({"  }\n  gc_cluster_sync();\n": "  }\n  gc_syncthreads();\n"}, ("mbarrier",)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_bug_in_a_cluster(bug: dict[str, str], said: tuple[str, ...]) -> None:
+    assert_caught(run_cluster, bug, *said)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("__shared__ float line[32]; line[threadIdx.x] = 1.0f;", "have dynamic memory only"),
+        ("tiles[2048 - 2048 * gc_cluster_rank()] = 1;", "belongs to another block"),
+        ("if (gc_cluster_rank() == 0) gc_cluster_sync();",
+         "deadlock: threads 0-31 wait for gc_cluster_sync (line 5) in block 0 of the cluster; "
+         "threads 0-31 finished in block 1"),
+    ],
+)  # fmt: skip
+def test_a_broken_rule_of_clusters(statement: str, said: str) -> None:
+    text = f"""#include "gc_device.cuh"
+extern "C" __global__ void __cluster_dims__(2, 1, 1) both(float *out) {{
+  GC_DYNAMIC_SHARED(tiles);
+  tiles[threadIdx.x] = 1;
+  {statement}
+  out[blockIdx.x * 32 + threadIdx.x] = (float)tiles[threadIdx.x];
+}}
+"""
+    device = Emulator(3)
+    kernel = device.load([SourceFile("both.cu", text)]).kernels["both"]
+    out = device.allocate(256)
+    with pytest.raises(KernelFault) as caught:
+        device.launch(kernel, (2, 1, 1), (32, 1, 1), 1024, [out])
+    assert said in caught.value.fault.what
+    with pytest.raises(KernelFault, match="for clusters of 2"):
+        device.launch(kernel, (3, 1, 1), (32, 1, 1), 1024, [out])
 
 
 # ---- Small kernels, one rule each --------------------------------------------------------------

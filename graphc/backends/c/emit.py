@@ -11,6 +11,7 @@ from graphc.backends.c.printer import statement_lines
 from graphc.backends.c.tiles import tiles_source
 from graphc.backends.templating import render
 from graphc.errors import CompilerBug
+from graphc.ir.boxes import BoxProduct
 from graphc.ir.grid import GridNest, GridParts, GridProduct
 from graphc.ir.loops import BlockSizes, Contraction, Parameter, TileProduct
 from graphc.ir.routine import Routine
@@ -71,7 +72,7 @@ def routine_source(routine: Routine, block: BlockSizes) -> tuple[str, int, int]:
         return contraction_source(routine, routine.body, parameters)
     if isinstance(routine.body, TileProduct):
         return tiles_source(routine, routine.body, block.vector_bytes, parameters)
-    if isinstance(routine.body, GridNest | GridParts | GridProduct):
+    if isinstance(routine.body, GridNest | GridParts | GridProduct | BoxProduct):
         raise CompilerBug(f"{routine.name} was lowered for a device")
     text = render(
         "c/nest.c.jinja", title=routine.title, name=routine.name, parameters=parameters,

@@ -24,7 +24,7 @@ _INSTRUCTION = re.compile(
 _PROMISES = (
     (r"\bgc_wgmma_(?:bf16|f16|tf32)\b", ("HGMMA",)),
     (r"\bgc_mma_\w+\(", ("HMMA",)),
-    (r"\bgc_tma_load_\dd\(", ("UTMALDG",)),
+    (r"\bgc_tma_(?:load|multicast)_\dd\(", ("UTMALDG",)),
     (r"\bgc_cp_async(?:4|8|16)\(", ("LDGSTS",)),
     (r"\bgc_ldmatrix_\w+\(", ("LDSM",)),
     (r"\ba\[i\]\[lane\] \* b\[j\]\[lane\]", ("FFMA", "DFMA", "IMAD")),

@@ -131,6 +131,10 @@ class Driver(Protocol):
     def name(self) -> str:
         """The device, for people."""
 
+    @property
+    def architecture(self) -> str:
+        """What kernels are made for, such as "sm_90a"."""
+
     def allocate(self, size: int) -> DeviceMemory:
         """New memory of so many bytes, at a multiple of 256; nothing is known of what it holds."""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from graphc.backends.cuda.box_product import BoxSource, box_product_source
 from graphc.backends.cuda.driver import Extent
 from graphc.backends.cuda.nest import nest_source, parts_source
 from graphc.backends.cuda.product import product_source
 from graphc.errors import CompilerBug
+from graphc.ir.boxes import BoxProduct
 from graphc.ir.grid import GridNest, GridParts, GridProduct
 from graphc.ir.routine import Routine
 from graphc.ir.schedule import Schedule
@@ -18,10 +20,26 @@ from graphc.lower.teams import BLOCK
 
 
 @dataclass(frozen=True)
+class BoxArgument:
+    """A tensor in a buffer, and the box of it that one copy takes; in bytes, slowest first.
+
+    The extents ``shape`` and ``box`` count elements of ``element_bytes``.
+    """
+
+    buffer: int
+    offset: int
+    element_bytes: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Launch:
     """One kernel's launch: its blocks, their threads and shared memory, and buffers by number.
 
-    A kernel that needs ``workspace``, in bytes, gets it as its last argument.
+    A kernel gets the maps of its ``boxes`` first, and ``workspace``, in bytes, where it needs it,
+    last.
     """
 
     kernel: str
@@ -31,6 +49,7 @@ class Launch:
     shared_bytes: int
     buffers: tuple[int, ...]
     workspace: int = 0
+    boxes: tuple[BoxArgument, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,15 +89,26 @@ def routine_source(routine: Routine, buffers: tuple[int, ...]) -> tuple[str, lis
     if isinstance(body, GridParts):
         text, blocks = parts_source(routine, body)
         return text, [Launch(name, name, (blocks, 1, 1), (BLOCK, 1, 1), 0, buffers)]
-    if not isinstance(body, GridProduct):
-        raise CompilerBug(f"{name} was not lowered for a device")
-    made = product_source(routine, body)
     numbers = {p.name: n for p, n in zip(routine.parameters, buffers, strict=True)}
+    boxes: tuple[BoxArgument, ...] = ()
+    if isinstance(body, BoxProduct):
+        made, sources = box_product_source(routine, body)
+        boxes = tuple(_box_argument(s, numbers[s.buffer], body.factor.size) for s in sources)
+    elif isinstance(body, GridProduct):
+        made = product_source(routine, body)
+    else:
+        raise CompilerBug(f"{name} was not lowered for a device")
     own = tuple(numbers[p.name] for p in made.parameters if p.name in numbers)
     block = (made.threads, 1, 1)
-    launches = [Launch(name, name, made.grid, block, made.shared_bytes, own, made.workspace)]
+    first = (name, name, made.grid, block, made.shared_bytes, own, made.workspace, boxes)
+    launches = [Launch(*first)]
     if made.finish is not None:
         blocks, threads = made.finish
         after = (f"{name}_finish", name, (blocks, 1, 1), (threads, 1, 1), 0, buffers)
         launches.append(Launch(*after, made.workspace))
     return made.text, launches
+
+
+def _box_argument(source: BoxSource, buffer: int, size: int) -> BoxArgument:
+    strides = tuple(stride * size for stride in source.strides)
+    return BoxArgument(buffer, source.offset * size, size, source.shape, strides, source.box)

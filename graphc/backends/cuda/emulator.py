@@ -18,6 +18,7 @@ import numpy as np
 
 from graphc.backends.base import aligned_bytes
 from graphc.backends.c.build import load
+from graphc.backends.cuda.architecture import OLDEST
 from graphc.backends.cuda.driver import (
     TENSOR_MAP_BYTES,
     Argument,
@@ -30,7 +31,7 @@ from graphc.backends.cuda.driver import (
     TensorBox,
     TensorMap,
 )
-from graphc.backends.cuda.emulator_build import build_emulated
+from graphc.backends.cuda.emulator_build import build_emulated, cluster_sizes
 from graphc.backends.cuda.fault import SEED_VARIABLE, Fault, KernelFault, source_line
 from graphc.errors import CompilerBug, UserError
 from graphc.ir.source import SourceFile
@@ -62,6 +63,7 @@ class _Launch(ctypes.Structure):
         ("call", ctypes.c_void_p), ("arguments", ctypes.c_void_p), ("regions", ctypes.c_void_p),
         ("seed", ctypes.c_uint64), ("region_count", ctypes.c_uint32),
         ("shared_bytes", ctypes.c_uint32), ("grid", _Index), ("block", _Index),
+        ("cluster", ctypes.c_uint32),
     )  # fmt: skip
 
 
@@ -86,6 +88,7 @@ class _Loaded:
     path: Path
     library: ctypes.CDLL
     sizes: tuple[int, ...]  # bytes of each parameter
+    cluster: int
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class Emulator:
     """
 
     name = "cuda-emu"
+    architecture = OLDEST  # unless asked otherwise; it runs the kernels of all
 
     def __init__(self, seed: int | None = None):
         self.seed = _seed() if seed is None else seed
@@ -213,10 +217,12 @@ class Emulator:
         built = build_emulated(net, files, progress)
         library = load(built.path)
         kernels = {}
+        clusters = {name: size for f in files for name, size in cluster_sizes(f).items()}
         for name, file in built.kernels.items():
             kernels[name] = Kernel(name, len(self._kernels))
             sizes = _parameter_sizes(library, name)
-            self._kernels.append(_Loaded(name, file, built.path, library, sizes))
+            cluster = clusters[name]
+            self._kernels.append(_Loaded(name, file, built.path, library, sizes, cluster))
         return Module(kernels, built.path.parent, built.compiled, built.seconds)
 
     def launch(
@@ -299,6 +305,7 @@ class Emulator:
         request = _Launch(
             call, ctypes.addressof(pointers), ctypes.addressof(regions), self.seed,
             len(regions), item.shared_bytes, _Index(*item.grid), _Index(*item.block),
+            loaded.cluster,
         )  # fmt: skip
         failure = _Failure()
         run = loaded.library.gc_emulator_launch

@@ -56,7 +56,10 @@ _KERNEL_FLAGS = (
     *_COMMON, "-O1", "-g1", "-gdwarf-4", "-fno-math-errno", "-fno-tree-loop-distribute-patterns",
     "-fsanitize=thread,alignment,bounds,integer-divide-by-zero",
 )  # fmt: skip
-_KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)')
+_KERNEL = re.compile(
+    r'extern\s+"C"\s+__global__\s+void\s+(?:__cluster_dims__\((\d+)[^)]*\)\s*)?'
+    r"(?:__launch_bounds__\([^)]*\)\s*)?(\w+)"
+)
 _TAIL = 20
 _KERNELS_AT_ONCE = 24  # files of one run of g++: reading the headers costs as much as ten
 
@@ -126,10 +129,15 @@ def build_emulated(
 
 def kernel_names(source: SourceFile) -> tuple[str, ...]:
     """The kernels of a source."""
-    names = tuple(_KERNEL.findall(source.text))
-    if not names:
+    return tuple(cluster_sizes(source))
+
+
+def cluster_sizes(source: SourceFile) -> Mapping[str, int]:
+    """How many blocks along x run together, for each kernel of a source."""
+    found = {name: int(blocks or 1) for blocks, name in _KERNEL.findall(source.text)}
+    if not found:
         raise CompilerBug(f'{source.name} has no `extern "C" __global__ void` kernel')
-    return names
+    return found
 
 
 def _entries(sources: Sequence[SourceFile]) -> list[SourceFile]:

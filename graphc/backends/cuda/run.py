@@ -19,11 +19,20 @@ from graphc.backends.base import (
     initial_value,
 )
 from graphc.backends.cuda.arrays import DeviceArray
-from graphc.backends.cuda.driver import DeviceMemory, Driver, Graph, Module
-from graphc.backends.cuda.emit import Emitted, Launch
+from graphc.backends.cuda.driver import (
+    Argument,
+    DeviceMemory,
+    Driver,
+    Graph,
+    Module,
+    TensorBox,
+    TensorMap,
+)
+from graphc.backends.cuda.emit import BoxArgument, Emitted, Launch
 from graphc.backends.cuda.feeds import Slot, check_foreign
 from graphc.backends.cuda.foreign import foreign_array
 from graphc.errors import user_error
+from graphc.ir.boxes import LINE_BYTES
 from graphc.ir.graph import Node
 from graphc.ir.routine import Routine
 from graphc.ir.schedule import Buffer, Schedule
@@ -66,6 +75,7 @@ class DeviceProgram(Program):
         self.workspace_bytes = emitted.workspace_bytes
         self._module, self._launches = module, emitted.launches
         self._graphs: dict[tuple[int, ...], tuple[Graph, weakref.finalize[..., Any]]] = {}
+        self._maps: dict[tuple[BoxArgument, int], TensorMap] = {}
         self._owners: dict[Node, object] = {}  # of arrays that were fed where they are
         driver.check_room(self._needed(shared))
         self._arena = DeviceArray(driver, (self.arena_bytes,), np.dtype(np.uint8))
@@ -292,11 +302,25 @@ class DeviceProgram(Program):
         return results
 
     def _launch(self, launch: Launch) -> None:
-        arguments = [self._memories[number] for number in launch.buffers]
+        arguments: list[Argument] = [self._tensor_map(argument) for argument in launch.boxes]
+        arguments += [self._memories[number] for number in launch.buffers]
         if launch.workspace:
             arguments.append(self._workspace.memory.part(0, launch.workspace))
         kernel = self._module.kernels[launch.kernel]
         self.driver.launch(kernel, launch.grid, launch.block, launch.shared_bytes, arguments)
+
+    def _tensor_map(self, argument: BoxArgument) -> TensorMap:
+        """What a copy engine has to know of an array, made once for each of its addresses."""
+        whole = self._memories[argument.buffer]
+        key = argument, whole.address
+        if key not in self._maps:
+            memory = whole.part(argument.offset, whole.bytes - argument.offset)
+            box = TensorBox(
+                memory, argument.element_bytes, argument.shape, argument.strides, argument.box,
+                LINE_BYTES,
+            )  # fmt: skip
+            self._maps[key] = self.driver.encode(box)
+        return self._maps[key]
 
     def _result(self, node: Node) -> np.ndarray:
         result = np.empty(node.shape, node.dtype.numpy)

@@ -1,0 +1,201 @@
+"""A contraction of 16-bit factors whose index maps a copy engine can follow: boxes of tensors come
+into shared memory by themselves, and four warps at a time multiply them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from graphc.ir.boxes import BoxOperand, BoxProduct, Dimension, Span, first_long
+from graphc.ir.index import Index, axis_index
+from graphc.ir.layout import row_major
+from graphc.ir.loops import Statement, Store
+from graphc.ir.types import Axis, DType
+from graphc.lower.access import Merged, merge_axes
+from graphc.lower.boxes import Tensor, covered, depth_patch, find_tensor, own_patch
+from graphc.lower.names import Namer
+from graphc.lower.nest import NestPlan
+from graphc.lower.products import (
+    BATCH,
+    PARTIAL,
+    PIECE,
+    WIDE,
+    element_epilogue,
+    epilogue_accesses,
+    extent,
+    finished_sum,
+    in_wide_lanes,
+    is_plain,
+    moved_axes,
+    multiply_kind,
+    own_axes,
+    pieces_in_order,
+    product_depth,
+    product_sides,
+    side_operand,
+)
+from graphc.lower.row_windows import RowWindows
+from graphc.passes.classify import Factors
+from graphc.schedule.box_tiles import DEPTH, TILE_SIZES, TileCounts, choose_box_tile
+
+MOST_WASTE = 2.0  # products that are computed for each that is wanted
+Patch = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """Both factors as tensors, and what a step takes of the depth."""
+
+    batch: tuple[Axis, ...]
+    rows: Tensor
+    columns: Tensor
+    merged: Merged
+    depth: tuple[Axis, ...]
+    step: Patch
+    factor: DType
+
+
+def build_box_product(
+    plan: NestPlan, factors: Factors, places: Sequence[int], windows: RowWindows | None
+) -> BoxProduct | str:
+    """The product of the group's leader, the other stages being its epilogue; or why not so."""
+    if windows is not None:
+        return "windows of its results follow"
+    boxes = _find_boxes(plan, factors)
+    if isinstance(boxes, str):
+        return boxes
+    row_patches = _patches(boxes.rows, {s.rows for s in TILE_SIZES}, boxes.factor)
+    column_patches = _patches(boxes.columns, {s.columns for s in TILE_SIZES}, boxes.factor)
+    if not row_patches or not column_patches:
+        return "no patch of its axes fills a tile"
+    row_axes, column_axes = boxes.rows.operand.axes, boxes.columns.operand.axes
+    batch, m, n = extent(boxes.batch), extent(row_axes), extent(column_axes)
+    total = covered(boxes.depth, boxes.step) // DEPTH
+    halved = {size for size, patch in column_patches.items() if _in_halves(boxes.columns, patch)}
+    counts = TileCounts(
+        batch, _tiles(row_axes, row_patches), _tiles(column_axes, column_patches), halved, total
+    )
+    tile, pieces, reason = choose_box_tile(TILE_SIZES, counts)
+    patches = row_patches[tile.rows], column_patches[tile.columns]
+    waste = _waste(boxes, patches)
+    if waste > MOST_WASTE:
+        return f"its tiles would compute {waste:.1f} products for each that is wanted"
+    depth = tuple(Span(a, size, a.name) for a, size in zip(boxes.depth, boxes.step, strict=True))
+    rows = _box_operand(boxes.rows, patches[0], depth, 1, plan.namer)
+    columns = _box_operand(boxes.columns, patches[1], depth, tile.cluster, plan.namer)
+    wide = max([*places, batch * m * n * pieces]) >= WIDE
+    lanes, body = _epilogue(plan, boxes, pieces, columns.spans[-1].size)
+    finish, dtype = None, plan.stages[0].node.dtype.arithmetic
+    if pieces > 1:
+        axes = (*boxes.batch, *row_axes, *column_axes)
+        finish = pieces_in_order(plan, boxes.merged, axes, pieces, wide, None)
+    return BoxProduct(
+        boxes.batch, depth, rows, columns, tile, pieces, -(-total // pieces), lanes, body, finish,
+        boxes.factor, dtype, wide, f"batch {batch}, M {m}, N {n}, K {extent(boxes.depth)} {reason}",
+    )  # fmt: skip
+
+
+def _find_boxes(plan: NestPlan, factors: Factors) -> _Boxes | str:
+    """The factors as tensors, or why there are none."""
+    leader = plan.stages[0]
+    _, factor = multiply_kind(leader, False)
+    if not factor.is_half:
+        return "its factors do not have 16 bits"
+    batch = tuple(a for a in factors.batch if a.extent > 1)
+    sides = product_sides(plan, leader, factors, None)
+    depth = product_depth(leader, *sides, plan.namer)
+    own = [own_axes(leader, side, plan.namer, epilogue_accesses(plan)) for side in sides]
+    tensors: list[Tensor] = []
+    for side, axes in zip(sides, own, strict=True):
+        if not is_plain(leader, side, factor):
+            return "a factor is computed on the way"
+        operand = side_operand(leader, side, axes, depth, factor)
+        tensor = find_tensor(operand, batch, depth.axes, factor)
+        if isinstance(tensor, str):
+            return tensor
+        tensors.append(tensor)
+    step = depth_patch(depth.axes, tensors[0], tensors[1], DEPTH)
+    if step is None:
+        return "no patch of its depth can be copied for both factors"
+    ones = merge_axes([a for a in factors.batch if a.extent == 1], (), (), plan.namer)
+    merged = Merged((), ones.values | own[0].values | own[1].values)
+    return _Boxes(batch, tensors[0], tensors[1], merged, depth.axes, step, factor)
+
+
+def _patches(tensor: Tensor, sizes: set[int], factor: DType) -> dict[int, Patch]:
+    found = {size: own_patch(tensor, size, factor) for size in sizes}
+    return {size: patch for size, patch in found.items() if patch is not None}
+
+
+def _tiles(axes: Sequence[Axis], patches: Mapping[int, Patch]) -> dict[int, int]:
+    return {size: covered(axes, patch) // size for size, patch in patches.items()}
+
+
+def _waste(boxes: _Boxes, patches: tuple[Patch, Patch]) -> float:
+    """How many products tiles compute, overhanging ones too, for each that is wanted."""
+    sides = (
+        (boxes.rows.operand.axes, patches[0]), (boxes.columns.operand.axes, patches[1]),
+        (boxes.depth, boxes.step),
+    )  # fmt: skip
+    waste = 1.0
+    for axes, patch in sides:
+        waste *= covered(axes, patch) / extent(axes)
+    return waste
+
+
+def _in_halves(tensor: Tensor, patch: Patch) -> bool:
+    """Whether two blocks can bring a half of a tile each, in whole lines."""
+    axis, size = next((a, n) for a, n in zip(tensor.operand.axes, patch, strict=True) if n > 1)
+    return size % (2 * DEPTH if axis == tensor.inner else 2) == 0
+
+
+def _box_operand(
+    tensor: Tensor, patch: Patch, depth: Sequence[Span], parts: int, namer: Namer
+) -> BoxOperand:
+    """The boxes of a factor: along the depth all of a part is one, else each of its lines is."""
+    operand = tensor.operand
+    spans = tuple(
+        Span(axis, size, namer.name(f"first_{axis.name}"))
+        for axis, size in zip(operand.axes, patch, strict=True)
+    )
+    outer, cut = tensor.inner in operand.axes, first_long(spans)
+    boxed = {span.axis.name: span.size for span in (depth if outer else (*depth, *spans))}
+    if not outer:
+        boxed[cut.axis.name] //= parts
+    boxed[tensor.inner.name] = DEPTH
+    first = {span.axis.name: axis_index(span.first) for span in spans}
+    dimensions = [
+        Dimension(
+            d.extent, d.stride, d.index.substitute(first),
+            max([boxed.get(name, 1) for name in d.index.names], default=1),
+        )
+        for d in tensor.dimensions
+    ]  # fmt: skip
+    return BoxOperand(
+        spans, "outer" if outer else "depth", operand.buffer, tensor.offset,
+        namer.name(f"{operand.buffer}_map"), parts, tuple(dimensions),
+    )  # fmt: skip
+
+
+def _epilogue(
+    plan: NestPlan, boxes: _Boxes, pieces: int, run: int
+) -> tuple[int, tuple[Statement, ...]]:
+    """What happens to finished sums, in as many lanes as accesses allow; ``run`` lie in a tile."""
+    dtype = plan.stages[0].node.dtype.arithmetic
+    rows, columns = boxes.rows.operand.axes, boxes.columns.operand.axes
+    shape = (1, extent(boxes.batch), *(a.extent for a in (*rows, *columns)))
+    names = (PIECE, BATCH, *(a.name for a in (*rows, *columns)))
+    flat = row_major(shape).offset(tuple(map(axis_index, names)))
+
+    def whole(step: Mapping[str, Index]) -> list[Statement]:
+        return element_epilogue(plan, moved_axes(boxes.merged, step), finished_sum(step, dtype))
+
+    def partial(step: Mapping[str, Index]) -> list[Statement]:
+        return [Store(PARTIAL, flat.substitute(step), finished_sum(step, dtype))]
+
+    aligned = (run & -run) * dtype.size  # bytes of sums that are surely in one run
+    if pieces > 1:
+        return in_wide_lanes(columns, dtype, plan.namer, partial, min(16, aligned))
+    widest = 32 if any(kind.is_half for _, _, _, kind in plan.stores) else 16
+    return in_wide_lanes(columns, dtype, plan.namer, whole, min(widest, aligned))
