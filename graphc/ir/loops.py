@@ -237,6 +237,31 @@ class Contraction:
 
 
 @dataclass(frozen=True)
+class PatchWindows:
+    """The windows that a patch touches, each with a value for one of its places; others are 0.
+
+    Attributes:
+        axes: count windows from the patch's first, along each of its positions.
+        sizes: of a window.
+        offsets: how far inside its first window the patch begins.
+        first: number of the first window along each dimension of the array, which may lie outside.
+        extents: how many windows there are along each.
+        value, place: the elements of the first window in lane 0: its value, and which place has it.
+        value_steps, place_steps: elements to the next window along each axis, and to the next lane.
+    """
+
+    axes: tuple[Axis, ...]
+    sizes: tuple[int, ...]
+    offsets: tuple[int, ...]
+    first: tuple[Index, ...]
+    extents: tuple[int, ...]
+    value: Load
+    place: Load
+    value_steps: tuple[int, ...]
+    place_steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Patch:
     """A small block of an operand, with one vector of lanes at each position, and its transform.
 
@@ -248,6 +273,7 @@ class Patch:
         inside: the tiles whose whole patch lies inside the operand.
         first: where lanes are neighbours in memory, the element at the patch's origin, else None.
         steps: elements from one position to the next, for each axis, where ``first`` is given.
+        windows: where no array holds the operand, the windows that it is scattered from.
     """
 
     transform: tuple[LinearProgram, ...]
@@ -257,6 +283,7 @@ class Patch:
     inside: tuple[Condition, ...]
     first: Load | None
     steps: tuple[int, ...]
+    windows: PatchWindows | None = None
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,9 @@ class KernelPlan:
     where such a sum slides a window and is computed by ``algorithms``, one a dimension. Either is
     cut by its blocks; where these say nothing, ``schedule/blocking.py`` decides by the sizes that
     lowering finds. ``pooled`` are the last nodes: reductions over windows of the leader's results
-    and maps of what these give, computed while a tile of results is at hand.
+    and maps of what these give, computed while a tile of results is at hand. ``scattered`` are
+    operands that no array holds, each with the scatter through an argmax whose values the kernel
+    puts in place as it reads patches.
     "rows" is a chain of equations over common rows (``passes/rows.py``), "side by side" several
     kernels, the ``parts``, that do not depend on each other.
     """
@@ -54,11 +56,19 @@ class KernelPlan:
     tile_blocks: TileBlocks | None = None
     pooled: tuple[Node, ...] = ()
     parts: tuple[KernelPlan, ...] = ()
+    scattered: tuple[tuple[Node, Node], ...] = ()
 
     @property
     def unpooled(self) -> tuple[Node, ...]:
         """The nodes of the leader's own shape."""
         return self.nodes[: len(self.nodes) - len(self.pooled)]
+
+    @property
+    def operands(self) -> tuple[Node, ...]:
+        """What the nodes read, and what scattered operands are made of."""
+        made = dict(self.scattered)
+        read = [operand for node in self.nodes for operand in node.inputs]
+        return tuple(o for r in read for o in (made[r].inputs if r in made else (r,)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,8 @@ class Group:
     """The nodes of a kernel with their equations over common axes, and the arrays they touch.
 
     ``outputs`` are the axes of the result; ``places`` gives those that were replaced by others.
-    ``pooled`` holds the nodes over windows of a value of these nodes.
+    ``pooled`` holds the nodes over windows of a value of these nodes, ``scattered`` the maps of
+    operands that lie in no array.
     """
 
     nodes: tuple[Node, ...]
@@ -30,3 +31,4 @@ class Group:
     outputs: tuple[Axis, ...]
     places: Mapping[str, Index] = field(default_factory=dict)
     pooled: Group | None = None
+    scattered: Mapping[Node, Node] = field(default_factory=dict)

@@ -47,7 +47,10 @@ def lower_kernel(
     def group_of(nodes: tuple[Node, ...], pooled: Group | None) -> Group:
         stored = tuple(node for node in plan.stored if node in nodes)
         axes = equations[nodes[0]].axes
-        return Group(nodes, equations, values, arrays, stored, namer, axes, pooled=pooled)
+        made = dict(plan.scattered)
+        return Group(
+            nodes, equations, values, arrays, stored, namer, axes, pooled=pooled, scattered=made
+        )
 
     pooled = group_of(plan.pooled, None) if plan.pooled else None
     group = group_of(plan.unpooled, pooled)
@@ -105,9 +108,7 @@ def _parameters(
     written = {schedule.places[node] for node in plan.stored}
     arrays: dict[Node, Array] = {}
     order: list[tuple[int, str]] = []
-    touched = [
-        o for node in plan.nodes for o in node.inputs if o not in plan.nodes or o in plan.stored
-    ]
+    touched = [o for o in plan.operands if o not in plan.nodes or o in plan.stored]
     read = {schedule.places[node] for node in touched}
     for node in dict.fromkeys([*touched, *plan.stored]):
         place = schedule.places[node]
@@ -133,9 +134,7 @@ def kernel_parameters(plan: KernelPlan, schedule: Schedule, namer: Namer) -> tup
 
 def buffer_order(plan: KernelPlan, schedule: Schedule) -> tuple[int, ...]:
     """Buffer numbers in the order of the routine's parameters."""
-    touched = [
-        o for node in plan.nodes for o in node.inputs if o not in plan.nodes or o in plan.stored
-    ]
+    touched = [o for o in plan.operands if o not in plan.nodes or o in plan.stored]
     places = [schedule.places[n] for n in (*touched, *plan.stored)]
     return tuple(dict.fromkeys(places))
 
@@ -207,7 +206,7 @@ def _lane_counts(group: Group) -> dict[str, int]:
 def _title(plan: KernelPlan) -> tuple[str, ...]:
     """The formulas and the places in the user's program that the kernel comes from."""
     lines = []
-    for node in plan.nodes:
+    for node in (*(scatter for _, scatter in plan.scattered), *plan.nodes):
         lines.append(f"{equation_text(node)}    from {node.location}")
     return tuple(lines)
 
@@ -230,12 +229,7 @@ def _bytes(plan: KernelPlan, schedule: Schedule) -> int:
     total = 0
     for place in buffer_order(plan, schedule):
         buffer = schedule.buffers[place]
-        read = any(
-            schedule.places.get(o) == place
-            for n in plan.nodes
-            for o in n.inputs
-            if o not in plan.nodes
-        )
+        read = any(schedule.places.get(o) == place for o in plan.operands if o not in plan.nodes)
         times = int(read) + int(place in written)
         total += times * element_count(buffer.shape) * buffer.dtype.size
     return total

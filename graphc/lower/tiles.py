@@ -31,6 +31,7 @@ from graphc.lower.names import Namer
 from graphc.lower.nest import make_stage, map_statement
 from graphc.lower.pooled import bytes_apart, pooled_statements, pooled_value
 from graphc.lower.reduction import Stage
+from graphc.lower.scatters import scattered_patch
 from graphc.lower.split import recast
 from graphc.lower.streams import stream_lines
 from graphc.passes.sliding import SlidingProduct, Window
@@ -288,9 +289,12 @@ def _patch(
     leader = group.nodes[0]
     read = group.equations[leader].reads[number]
     operand = leader.inputs[read.operand]
-    array = group.arrays[operand]
     index = tuple(dimensions.get(d, one.substitute(names)) for d, one in enumerate(read.index))
     extents = {a.name: a.extent for a in (*scalars, *positions, lane)}
+    if operand in group.scattered:
+        scatter = group.scattered[operand]
+        return scattered_patch(group, scatter, index, transform, positions, lane, extents)
+    array = group.arrays[operand]
     found = access(Read(read.operand, index, 0.0), array.layout, array.name, operand.dtype, extents)
     start = {a.name: ix.constant(0) for a in (*positions, lane)}
     end = {a.name: ix.constant(a.extent - 1) for a in positions}

@@ -94,6 +94,19 @@ def sum_windows(graph: Graph) -> Graph:
     return rebuild(graph, rewrite)
 
 
+def window_scatter(node: Node) -> tuple[Node, Node] | None:
+    """Argmax and value of a scatter that does nothing else, over windows without overlap."""
+    if node.equation is None:
+        return None
+    choice = _choice(node.equation, node.inputs)
+    value = _window_value(node.equation, choice) if choice is not None else None
+    if choice is None or value is None or value.body != read_symbol(0):
+        return None
+    [read] = value.reads
+    plain = read.fill is None and value.reads_identically(0)
+    return (choice.argmax, node.inputs[read.operand]) if plain else None
+
+
 def _reduces(node: Node, kinds: tuple[str, ...]) -> bool:
     """Whether a node is the extreme, or its place, of values that it reads as they are."""
     equation = node.equation

@@ -79,8 +79,7 @@ def _lifetimes(
     """First and last kernel that touches each buffer."""
     spans: dict[int, tuple[int, int]] = {}
     for when, kernel in enumerate(kernels):
-        touched = [*kernel.stored, *(o for node in kernel.nodes for o in node.inputs)]
-        for node in touched:
+        for node in (*kernel.stored, *kernel.operands):
             if node in places:
                 first, _ = spans.get(places[node], (when, when))
                 spans[places[node]] = (first, when)

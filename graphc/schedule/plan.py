@@ -19,6 +19,7 @@ from graphc.schedule.layout import assign_layouts
 from graphc.schedule.memory import place_arena
 from graphc.schedule.products import Products, product_factors
 from graphc.schedule.rows import chain_rows
+from graphc.schedule.scatters import read_scatters
 from graphc.schedule.side_by_side import side_by_side
 
 
@@ -35,7 +36,7 @@ def make_schedule(
     stored = _stored_nodes(graph, [group.members for group in groups])
     single = _kernels(graph, groups, stored, products)
     layouts = _layouts(graph, single, block)
-    kernels = _chained(graph, single, layouts)
+    kernels = read_scatters(graph, _chained(graph, single, layouts))
     if block is None:
         kernels = side_by_side(graph, kernels)
     buffers, places = _buffers(graph, kernels)
@@ -261,9 +262,7 @@ def _updates_in_place(
     """
     read_last = {bases[n] for n in (*graph.outputs, *(a.value for a in graph.assignments))}
     number = {node: k for k, kernel in enumerate(kernels) for node in kernel.nodes}
-    last_reader = {
-        bases[o]: k for k, kernel in enumerate(kernels) for n in kernel.nodes for o in n.inputs
-    }
+    last_reader = {bases[o]: k for k, kernel in enumerate(kernels) for o in kernel.operands}
     found: dict[Node, Node] = {}
     counts: dict[Node, int] = {}
     for assignment in graph.assignments:

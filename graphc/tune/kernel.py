@@ -13,6 +13,7 @@ from graphc.ir.routine import Routine
 from graphc.ir.schedule import KernelPlan, Schedule
 from graphc.lower.access import rename_axes
 from graphc.lower.routines import buffer_order, lower
+from graphc.passes.scatters import window_scatter
 from graphc.schedule.choose import MAX_ERROR
 
 NAME = "kernel"
@@ -21,10 +22,13 @@ NAME = "kernel"
 def alone(plan: KernelPlan, schedule: Schedule) -> Schedule:
     """The schedule of one kernel, with numbers for the names of nodes, axes and buffers."""
     nodes: dict[Node, Node] = {}
+    scattered = dict(plan.scattered)
     for node in plan.nodes:
         for operand in node.inputs:
-            if operand not in nodes:
-                nodes[operand] = Node("input", f"v{len(nodes)}", operand.shape, operand.dtype)
+            if operand in scattered and operand not in nodes:
+                nodes[operand] = _numbered_scatter(scattered[operand], nodes)
+            elif operand not in nodes:
+                nodes[operand] = _input(operand, nodes)
         nodes[node] = _numbered(node, len(nodes), nodes)
     order = buffer_order(plan, schedule)
     buffers = tuple(replace(schedule.buffers[p], name=f"b{n}") for n, p in enumerate(order))
@@ -36,6 +40,7 @@ def alone(plan: KernelPlan, schedule: Schedule) -> Schedule:
     renamed = replace(
         plan, name=NAME, nodes=tuple(nodes[n] for n in plan.nodes),
         stored=tuple(nodes[n] for n in plan.stored), pooled=tuple(nodes[n] for n in plan.pooled),
+        scattered=tuple((nodes[operand], nodes[operand]) for operand, _ in plan.scattered),
     )  # fmt: skip
     return Schedule(schedule.graph, (renamed,), buffers, places, 0)
 
@@ -51,6 +56,22 @@ def signature(single: Schedule, block: BlockSizes, exact: bool) -> str:
 def kernel_source(routine: Routine, block: BlockSizes, name: str = NAME) -> tuple[str, int, int]:
     """As ``routine_source``, under a name and without the formulas that come from the user."""
     return routine_source(replace(routine, name=name, title=()), block)
+
+
+def _input(node: Node, known: Mapping[Node, Node]) -> Node:
+    return Node("input", f"v{len(known)}", node.shape, node.dtype)
+
+
+def _numbered_scatter(scatter: Node, nodes: dict[Node, Node]) -> Node:
+    """The scatter, whose argmax still says what its windows are."""
+    found = window_scatter(scatter)
+    assert found is not None
+    argmax, value = found
+    if argmax not in nodes:
+        nodes[argmax] = _numbered(argmax, len(nodes), {o: _input(o, nodes) for o in argmax.inputs})
+    if value not in nodes:
+        nodes[value] = _input(value, nodes)
+    return _numbered(scatter, len(nodes), nodes)
 
 
 def _numbered(node: Node, number: int, known: Mapping[Node, Node]) -> Node:

@@ -16,6 +16,7 @@ from graphc.lower.routines import lower
 from graphc.schedule.blocking import RESIDENT_BYTES, register_rows
 from graphc.schedule.choose import MAX_ERROR, legal_tiles, tile_error, tile_type
 from graphc.schedule.products import tile_refusal
+from graphc.schedule.scatters import scatter_fits
 from graphc.tune.kernel import kernel_source
 
 ROUNDS = ("algorithm", "tasks", "registers and packing")
@@ -136,14 +137,23 @@ class Space:
     def legal_algorithms(self) -> tuple[tuple[TileAlgorithm, ...], ...]:
         """The tile algorithms within the limit on errors; none where exact sums are asked for.
 
-        Windows that the kernel reduces lie within their tiles.
+        Windows that the kernel reduces, or scatters from, lie within their tiles.
         """
         dtype = tile_type(self.leader)
         if self.exact or dtype is None:
             return ()
         found = legal_tiles(self.leader.op_equation(), dtype, self.block)
-        pools = self.plan.pooled[:1]
-        return tuple(a for a in found if all(not tile_refusal(self.leader, a, p) for p in pools))
+        return tuple(algorithms for algorithms in found if self._holds_windows(algorithms))
+
+    def _holds_windows(self, algorithms: tuple[TileAlgorithm, ...]) -> bool:
+        """Whether windows that the kernel reduces, or scatters from, lie within tiles."""
+        leader = self.leader
+        return all(
+            not tile_refusal(leader, algorithms, pool) for pool in self.plan.pooled[:1]
+        ) and all(
+            scatter_fits(leader, operand, scatter, algorithms)
+            for operand, scatter in self.plan.scattered
+        )
 
     def error(self, candidate: Candidate) -> float | None:
         """Bound on the relative error of a tiled product; None for a direct sum."""
@@ -156,7 +166,7 @@ class Space:
         return tile_error(equation, variant.algorithms, dtype, body.blocks.tiles)
 
     def _algorithms(self) -> Iterator[Variant]:
-        if not self.plan.pooled:  # plain sums reduce no windows
+        if not self.plan.pooled and not self.plan.scattered:  # plain sums know no windows
             yield Variant()
         yield from (Variant(algorithms) for algorithms in self.legal_algorithms())
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from graphc.backends.c.printer import index_text
 from graphc.ir.index import Index, axis_index, constant
-from graphc.ir.loops import Assign, Declare, Patch, Statement, Store, TileProduct
+from graphc.ir.loops import Assign, Declare, Patch, PatchWindows, Statement, Store, TileProduct
 from graphc.ir.scalar import Call, Load, Scalar, plain_load
 from graphc.ir.types import Axis
 
@@ -16,6 +16,8 @@ _FILTERS, _REGION = 4, 2048  # channels ahead, bytes of a channel's filters
 
 def fetch_patch(patch: Patch, tile: Axis, lanes: int) -> list[str]:
     """The lines that a patch adds to the one before it along the ``tile`` axis."""
+    if patch.windows is not None:
+        return _fetch_windows(patch.windows, tile, lanes)
     if patch.first is None or patch.steps[-1] != lanes:
         return []
     step = patch.first.offset.coefficient(tile.name)
@@ -27,10 +29,24 @@ def fetch_patch(patch: Patch, tile: Axis, lanes: int) -> list[str]:
     return _fetch(patch.first, place, tile, _PATCHES, others, patch.steps, new * lanes)
 
 
+def _fetch_windows(windows: PatchWindows, tile: Axis, lanes: int) -> list[str]:
+    """The values and places that the patch adds, where lanes are neighbours."""
+    lines: list[str] = []
+    *others, last = windows.axes
+    for load, steps in (
+        (windows.value, windows.value_steps), (windows.place, windows.place_steps)
+    ):  # fmt: skip
+        new = min(load.offset.coefficient(tile.name) // lanes, last.extent)
+        if steps[-2:] == (lanes, 1) and new > 0:
+            place = load.offset + (last.extent - new) * lanes
+            lines += _fetch(load, place, tile, _PATCHES, others, steps, new * lanes)
+    return lines
+
+
 def fetch_filters(patch: Patch, channel: Axis) -> list[str]:
     """The filters of a later channel, where those of one channel lie together."""
     load = plain_load(patch.value)
-    if load is None:
+    if load is None or patch.windows is not None:
         return []
     inside = {a.name: a.extent for a in (*patch.positions, patch.lane)}
     start = load.offset.substitute({name: constant(0) for name in inside})

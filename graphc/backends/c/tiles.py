@@ -12,6 +12,7 @@ from graphc.backends.c.fetch import fetch_epilogue, fetch_filters, fetch_patch
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.packing import decode_lines, vector_move, vector_text
 from graphc.backends.c.printer import condition_text, scalar_text, statement_lines
+from graphc.backends.c.scatters import PatchFunction, scatter_call, scatter_functions
 from graphc.backends.c.transform import Position, transform_lines
 from graphc.backends.templating import render
 from graphc.ir.loops import LineStore, Patch, Statement, TileProduct
@@ -44,6 +45,7 @@ class _Transform:
     size: str = ""
     gather: Sequence[str] = ()
     fetch: Sequence[str] = ()
+    functions: Sequence[PatchFunction] = ()
 
 
 @dataclass(frozen=True)
@@ -199,11 +201,14 @@ def _patch_transform(
         ", ".join(f"{step}L" for step in patch.steps), ", ".join(f"{step}L" for step in dense),
         f"{element_count(sizes)} * LANES", _gather(patch),
         fetch_patch(patch, along, lanes) or fetch_filters(patch, along),
+        scatter_functions(patch, dtype, lanes),
     )  # fmt: skip
 
 
 def _gather(patch: Patch) -> list[str]:
     """Copy a patch vector by vector or element by element, zeros where it leaves the operand."""
+    if patch.windows is not None:
+        return scatter_call(patch)
     move = vector_move(patch.value, patch.lane.name)
     axes = patch.positions if move else (*patch.positions, patch.lane)
     lines = [
