@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 import graphc as gx
+from graphc.backends.cuda.run import DeviceProgram
 from graphc.cli import main
 from graphc.errors import Location, UserError
 from graphc.inspect import doctor, doctor_cuda
@@ -242,3 +244,14 @@ def test_cuda_sources_are_shown_without_a_gpu() -> None:
     both = CliRunner().invoke(main, ["show", "lenet5", "--tuned", "--target", "cuda"])
     assert both.exit_code == 1
     assert "leave out --target cuda" in both.output
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_memory_that_is_shown_is_what_a_program_takes(precision: str) -> None:
+    x, w = gx.input("x", (8, 32)), gx.parameter("w", (16, 32))
+    loss, optimizer = gx.mean(gx.square(gx.dense(x, w))), SGD(0.1, momentum=0.9)
+    subject = training_subject("net", [loss], optimizer, precision)
+    shown = show_document(replace(subject, target="cuda"), "schedule", None)["memory"]
+    step = gx.training_step(loss, optimizer, target="cuda-emu", precision=precision)
+    assert isinstance(step.program, DeviceProgram)
+    assert shown == asdict(step.program.memory) | {"total": step.program.memory.total}
