@@ -69,7 +69,7 @@ def build_product(
     ones = merge_axes([a for a in factors.batch if a.extent == 1], (), (), plan.namer)
     merged = Merged((), ones.values | out_rows.values | out_columns.values)
     axes = (out_rows.axes, out_columns.axes)
-    finish, dtype = None, leader.node.dtype.arithmetic
+    finish, after, dtype = None, None, leader.node.dtype.arithmetic
 
     def whole(step: Mapping[str, Index]) -> list[Statement]:
         found = element_epilogue(plan, moved_axes(merged, step), finished_sum(step, dtype))
@@ -82,7 +82,6 @@ def build_product(
         return [_store_partial(step, dtype, extent(batch), m, n)]
 
     lanes, body = in_wide_lanes(axes[1], dtype, plan.namer, whole)
-    after = None
     if windows is not None and pieces == 1:
         line = tile.columns + SUMS_PADDING
         after = grid_windows(windows, batch, rows.axes, columns.axes, SUMS, axis_index(PLACE), line)
