@@ -1,5 +1,8 @@
 """Chains of rows are one kernel, in C and on the emulator, whatever the ops are called."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -14,7 +17,7 @@ from graphc.passes.pipeline import run_passes
 from graphc.passes.rows import MOST_COLUMNS
 from graphc.schedule.plan import make_schedule
 from tests.compiled import check
-from tests.cuda.programs import check_on_emulator
+from tests.cuda.programs import check_on_emulator, compile_with_nvcc, generated
 
 Feeds = dict[str, np.ndarray]
 
@@ -120,6 +123,24 @@ def test_equations_of_ones_own_are_chained_like_any_other() -> None:
     feeds = {"x": np.random.default_rng(3).normal(size=x.shape).astype("float32")}
     check([out, reductions.argmax(out, 1)], feeds)
     check_on_emulator([out, reductions.argmax(out, 1)], feeds)
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_nvcc_keeps_rows_in_registers(dtype: str, architecture: str, tmp_path: Path) -> None:
+    x = leaves.input("x", (64, 1000), dtype)
+    y = leaves.input("y", (64,), "int64")
+    deep = leaves.input("deep", (8192, 300), dtype)
+    gamma, beta = (leaves.input(name, (300,), dtype) for name in ("gamma", "beta"))
+    loss = losses.cross_entropy(x, y)
+    normal = normalization.layer_norm(deep, gamma, beta)
+    outputs = [
+        loss, *gradients(loss, [x]), losses.softmax(deep), *slope_of(losses.softmax(deep), deep),
+        losses.log_softmax(x), normal, *slope_of(normal, deep, gamma, beta),
+    ]  # fmt: skip
+    said = compile_with_nvcc(generated(outputs), architecture, tmp_path)
+    assert set(re.findall(r"(\d+) bytes stack frame", said)) == {"0"}
+    assert set(re.findall(r"(\d+) bytes spill stores", said)) == {"0"}
 
 
 def test_values_that_others_read_leave_the_kernel() -> None:

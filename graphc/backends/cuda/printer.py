@@ -19,10 +19,20 @@ from graphc.backends.cuda.mapping import (
 from graphc.backends.printer import INDENT, Printer
 from graphc.ir.grid import Team
 from graphc.ir.index import Index
-from graphc.ir.loops import Combine, Declare, LoadLanes, Loop, Statement, StoreLanes, TeamLoop
+from graphc.ir.loops import (
+    Combine,
+    Declare,
+    LoadLanes,
+    Loop,
+    Statement,
+    Store,
+    StoreLanes,
+    TeamLoop,
+)
 from graphc.ir.types import Axis, DType, element_count
 
 _UNROLLED = 16  # windows up to this long are unrolled
+_DIVISION = "function='divide'"
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -130,10 +140,14 @@ class CudaPrinter(Printer):
             used = words(self.statement_lines(loop.body))
             decoded = self.decode_lines("position", loop.axes, used, depth + 1)
         body = [*decoded, *self.statement_lines(loop.body, depth + 1)]
+        # A division calls a function, across which few values stay in registers.
+        calls = any(isinstance(s, Store) for s in loop.body) and _DIVISION in repr(loop.body)
+        once = [f"{pad}#pragma unroll 1"] if calls else []
         if self.whole:
-            return [f"{pad}{head}", *body, f"{pad}}}"]
+            return [*once, f"{pad}{head}", *body, f"{pad}}}"]
         moved = [INDENT + line for line in body]
-        return [f"{pad}if (active)", f"{pad}{INDENT}{head}", *moved, f"{pad}{INDENT}}}"]
+        lines = [f"{pad}if (active) {{", *once, f"{pad}{INDENT}{head}", *moved]
+        return [*lines, f"{pad}{INDENT}}}", f"{pad}}}"]
 
     def combine_lines(self, combine: Combine, depth: int) -> list[str]:
         """The team's accumulators in shared memory, halved until the first worker has all."""
