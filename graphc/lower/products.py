@@ -116,14 +116,14 @@ def product_sides(
     first, second = factors.rows, factors.columns
     first_axes, second_axes = factors.row_axes, factors.column_axes
     if windows is not None:
-        turned = windows.inner[0] in second_axes
+        turned = any(axis.name in windows.sizes for axis in second_axes)
     else:
         offset = plan.stores[0][1]
         turned = any(offset.coefficient(a.name) == 1 and a.extent > 1 for a in first_axes)
     if turned:
         first, second, first_axes, second_axes = second, first, second_axes, first_axes
     rows, columns = _side(leader, first, first_axes), _side(leader, second, second_axes)
-    if windows is None:
+    if windows is None or windows.inner[0] not in rows.axes:
         return rows, columns
     return replace(rows, axes=(*windows.outer(rows.axes), *windows.inner)), columns
 
