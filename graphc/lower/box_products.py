@@ -70,20 +70,16 @@ def build_box_product(
     reduced = windows.sizes if windows is not None else {}
     row_patches = _patches(boxes.rows, {s.rows for s in TILE_SIZES}, boxes.factor, reduced)
     column_patches = _patches(boxes.columns, {s.columns for s in TILE_SIZES}, boxes.factor, {})
-    if not row_patches or not column_patches:
-        return "no patch of its axes fills a tile"
     row_axes, column_axes = boxes.rows.operand.axes, boxes.columns.operand.axes
     batch, m, n = extent(boxes.batch), extent(row_axes), extent(column_axes)
     total = covered(boxes.depth, boxes.step) // DEPTH
     halved = {size for size, patch in column_patches.items() if _in_halves(boxes.columns, patch)}
     counts = TileCounts(
-        batch,
-        _tiles(row_axes, row_patches),
-        _tiles(column_axes, column_patches),
-        halved,
-        total,
+        batch, _tiles(row_axes, row_patches), _tiles(column_axes, column_patches), halved, total,
         windows is None,
-    )
+    )  # fmt: skip
+    if not any(map(counts.fits, TILE_SIZES)):
+        return "no patch of its axes fills a tile"
     tile, pieces, reason = choose_box_tile(TILE_SIZES, counts)
     patches = row_patches[tile.rows], column_patches[tile.columns]
     waste = _waste(boxes, patches)

@@ -57,10 +57,7 @@ def build_product(
     rows, columns = product_sides(plan, leader, factors, windows)
     depth = product_depth(leader, rows, columns, plan.namer)
     multiply, factor = multiply_kind(leader, tf32)
-    sides = [
-        side_operand(leader, side, own_axes(leader, side, plan.namer), depth, factor)
-        for side in (rows, columns)
-    ]
+    sides = _operands(leader, (rows, columns), depth, factor, plan.namer)
     batch = tuple(a for a in factors.batch if a.extent > 1)
     m, n, k = extent(rows.axes), extent(columns.axes), extent(depth.axes)
     tile, pieces, reason = choose_tile(extent(batch), m, n, k, multiply, factor)
@@ -170,6 +167,12 @@ def own_axes(
     guards = factor_conditions(leader, side.factor)
     conditions = [*guards, *(c for a in side.accesses for c in a.conditions), *others[1]]
     return merge_axes(side.axes, offsets, conditions, namer)
+
+
+def _operands(
+    leader: Stage, sides: Sequence[Side], depth: Merged, dtype: DType, namer: Namer
+) -> list[Operand]:
+    return [side_operand(leader, s, own_axes(leader, s, namer), depth, dtype) for s in sides]
 
 
 def side_operand(leader: Stage, side: Side, own: Merged, depth: Merged, dtype: DType) -> Operand:
