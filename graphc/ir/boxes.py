@@ -104,6 +104,26 @@ class GroupTile:
 
 
 @dataclass(frozen=True)
+class BoxWindows:
+    """What follows finished results over windows of a tile's rows, as its axes M count them.
+
+    Attributes:
+        sizes: of the windows along each of these axes, 1 where they are single elements.
+        axes: those that count windows instead.
+        statements: for one window and column; they read ``sums`` from the window's first ``place``.
+    """
+
+    sizes: tuple[int, ...]
+    axes: tuple[Axis, ...]
+    statements: tuple[Statement, ...]
+
+    @property
+    def count(self) -> int:
+        """Elements of a window."""
+        return element_count(self.sizes)
+
+
+@dataclass(frozen=True)
 class BoxProduct:
     """out[batch, m, n] = epilogue(sum over k of rows[batch, m, k] * columns[batch, k, n]) by tiles.
 
@@ -119,6 +139,7 @@ class BoxProduct:
         lanes: neighbours along N that the epilogue computes together.
         epilogue: statements for the element, or the lanes, at a place of the axes M and N, whose
             sums are the buffer ``sums`` at ``place``.
+        windows: what follows the epilogue, where windows of its values are reduced.
         finish: the sum of the pieces in order, and the real epilogue, if there are several.
         factor, dtype: the elements of the tiles, 16 bits each, and of the sums.
         wide: whether a place in an array may need 64 bits.
@@ -134,6 +155,7 @@ class BoxProduct:
     steps: int
     lanes: int
     epilogue: tuple[Statement, ...]
+    windows: BoxWindows | None
     finish: GridNest | None
     factor: DType
     dtype: DType

@@ -7,19 +7,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from graphc.ir.boxes import BoxOperand, BoxProduct, Dimension, Span, first_long
+from graphc.ir.boxes import BoxOperand, BoxProduct, BoxWindows, Dimension, Span, first_long
 from graphc.ir.index import Index, axis_index
 from graphc.ir.layout import row_major
 from graphc.ir.loops import Statement, Store
+from graphc.ir.scalar import Condition
 from graphc.ir.types import Axis, DType
 from graphc.lower.access import Merged, merge_axes
 from graphc.lower.boxes import Tensor, covered, depth_patch, find_tensor, own_patch
 from graphc.lower.names import Namer
 from graphc.lower.nest import NestPlan
+from graphc.lower.pooled import pooled_statements, pooled_value
 from graphc.lower.products import (
     BATCH,
     PARTIAL,
     PIECE,
+    PLACE,
+    SUMS,
     WIDE,
     element_epilogue,
     epilogue_accesses,
@@ -37,7 +41,7 @@ from graphc.lower.products import (
 )
 from graphc.lower.row_windows import RowWindows
 from graphc.passes.classify import Factors
-from graphc.schedule.box_tiles import DEPTH, TILE_SIZES, TileCounts, choose_box_tile
+from graphc.schedule.box_tiles import DEPTH, SUMS_LINE, TILE_SIZES, TileCounts, choose_box_tile
 
 MOST_WASTE = 2.0  # products that are computed for each that is wanted
 Patch = tuple[int, ...]
@@ -60,22 +64,22 @@ def build_box_product(
     plan: NestPlan, factors: Factors, places: Sequence[int], windows: RowWindows | None
 ) -> BoxProduct | str:
     """The product of the group's leader, the other stages being its epilogue; or why not so."""
-    if windows is not None:
-        return "windows of its results follow"
-    boxes = _find_boxes(plan, factors)
+    boxes = _find_boxes(plan, factors, windows)
     if isinstance(boxes, str):
         return boxes
-    row_patches = _patches(boxes.rows, {s.rows for s in TILE_SIZES}, boxes.factor)
-    column_patches = _patches(boxes.columns, {s.columns for s in TILE_SIZES}, boxes.factor)
-    if not row_patches or not column_patches:
-        return "no patch of its axes fills a tile"
+    reduced = windows.sizes if windows is not None else {}
+    row_patches = _patches(boxes.rows, {s.rows for s in TILE_SIZES}, boxes.factor, reduced)
+    column_patches = _patches(boxes.columns, {s.columns for s in TILE_SIZES}, boxes.factor, {})
     row_axes, column_axes = boxes.rows.operand.axes, boxes.columns.operand.axes
     batch, m, n = extent(boxes.batch), extent(row_axes), extent(column_axes)
     total = covered(boxes.depth, boxes.step) // DEPTH
     halved = {size for size, patch in column_patches.items() if _in_halves(boxes.columns, patch)}
     counts = TileCounts(
-        batch, _tiles(row_axes, row_patches), _tiles(column_axes, column_patches), halved, total
-    )
+        batch, _tiles(row_axes, row_patches), _tiles(column_axes, column_patches), halved, total,
+        windows is None,
+    )  # fmt: skip
+    if not any(map(counts.fits, TILE_SIZES)):
+        return "no patch of its axes fills a tile"
     tile, pieces, reason = choose_box_tile(TILE_SIZES, counts)
     patches = row_patches[tile.rows], column_patches[tile.columns]
     waste = _waste(boxes, patches)
@@ -85,27 +89,32 @@ def build_box_product(
     rows = _box_operand(boxes.rows, patches[0], depth, 1, plan.namer)
     columns = _box_operand(boxes.columns, patches[1], depth, tile.cluster, plan.namer)
     wide = max([*places, batch * m * n * pieces]) >= WIDE
-    lanes, body = _epilogue(plan, boxes, pieces, columns.spans[-1].size)
+    lanes, body = _epilogue(plan, boxes, pieces, columns.spans[-1].size, windows)
+    after = _windows(boxes, rows.spans, windows) if windows is not None else None
     finish, dtype = None, plan.stages[0].node.dtype.arithmetic
     if pieces > 1:
         axes = (*boxes.batch, *row_axes, *column_axes)
         finish = pieces_in_order(plan, boxes.merged, axes, pieces, wide, None)
     return BoxProduct(
-        boxes.batch, depth, rows, columns, tile, pieces, -(-total // pieces), lanes, body, finish,
-        boxes.factor, dtype, wide, f"batch {batch}, M {m}, N {n}, K {extent(boxes.depth)} {reason}",
+        boxes.batch, depth, rows, columns, tile, pieces, -(-total // pieces), lanes, body, after,
+        finish, boxes.factor, dtype, wide,
+        f"batch {batch}, M {m}, N {n}, K {extent(boxes.depth)} {reason}",
     )  # fmt: skip
 
 
-def _find_boxes(plan: NestPlan, factors: Factors) -> _Boxes | str:
+def _find_boxes(plan: NestPlan, factors: Factors, windows: RowWindows | None) -> _Boxes | str:
     """The factors as tensors, or why there are none."""
     leader = plan.stages[0]
     _, factor = multiply_kind(leader, False)
     if not factor.is_half:
         return "its factors do not have 16 bits"
     batch = tuple(a for a in factors.batch if a.extent > 1)
-    sides = product_sides(plan, leader, factors, None)
+    sides = product_sides(plan, leader, factors, windows)
     depth = product_depth(leader, *sides, plan.namer)
-    own = [own_axes(leader, side, plan.namer, epilogue_accesses(plan)) for side in sides]
+    offsets, conditions = epilogue_accesses(plan)
+    if windows is not None:  # their axes stay apart
+        conditions += [Condition(axis_index(name), 0, None) for name in windows.sizes]
+    own = [own_axes(leader, side, plan.namer, (offsets, conditions)) for side in sides]
     tensors: list[Tensor] = []
     for side, axes in zip(sides, own, strict=True):
         if not is_plain(leader, side, factor):
@@ -123,8 +132,10 @@ def _find_boxes(plan: NestPlan, factors: Factors) -> _Boxes | str:
     return _Boxes(batch, tensors[0], tensors[1], merged, depth.axes, step, factor)
 
 
-def _patches(tensor: Tensor, sizes: set[int], factor: DType) -> dict[int, Patch]:
-    found = {size: own_patch(tensor, size, factor) for size in sizes}
+def _patches(
+    tensor: Tensor, sizes: set[int], factor: DType, windows: Mapping[str, int]
+) -> dict[int, Patch]:
+    found = {size: own_patch(tensor, size, factor, windows) for size in sizes}
     return {size: patch for size, patch in found.items() if patch is not None}
 
 
@@ -179,7 +190,7 @@ def _box_operand(
 
 
 def _epilogue(
-    plan: NestPlan, boxes: _Boxes, pieces: int, run: int
+    plan: NestPlan, boxes: _Boxes, pieces: int, run: int, windows: RowWindows | None
 ) -> tuple[int, tuple[Statement, ...]]:
     """What happens to finished sums, in as many lanes as accesses allow; ``run`` lie in a tile."""
     dtype = plan.stages[0].node.dtype.arithmetic
@@ -189,7 +200,11 @@ def _epilogue(
     flat = row_major(shape).offset(tuple(map(axis_index, names)))
 
     def whole(step: Mapping[str, Index]) -> list[Statement]:
-        return element_epilogue(plan, moved_axes(boxes.merged, step), finished_sum(step, dtype))
+        found = element_epilogue(plan, moved_axes(boxes.merged, step), finished_sum(step, dtype))
+        if windows is None:
+            return found
+        place = axis_index(PLACE).substitute(step)
+        return [*found, Store(SUMS, place, pooled_value(windows.pooled))]  # instead of the sum
 
     def partial(step: Mapping[str, Index]) -> list[Statement]:
         return [Store(PARTIAL, flat.substitute(step), finished_sum(step, dtype))]
@@ -199,3 +214,34 @@ def _epilogue(
         return in_wide_lanes(columns, dtype, plan.namer, partial, min(16, aligned))
     widest = 32 if any(kind.is_half for _, _, _, kind in plan.stores) else 16
     return in_wide_lanes(columns, dtype, plan.namer, whole, min(widest, aligned))
+
+
+def _windows(boxes: _Boxes, spans: Sequence[Span], windows: RowWindows) -> BoxWindows:
+    """What follows the epilogue, for windows whose rows lie as far apart as in a patch."""
+    namer = windows.pooled.namer
+    counted = {
+        span.axis.name: Axis(namer.axis(f"{span.axis.name}_window"), span.axis.extent // size)
+        for span in spans if (size := windows.sizes.get(span.axis.name, 1)) > 1
+    }  # fmt: skip
+    rows, lines = 1, {}
+    for span in reversed(spans):
+        lines[span.axis.name], rows = rows * SUMS_LINE, rows * span.size
+    values = {
+        own.name: axis_index(counted[old.name].name if old.name in counted else old.name)
+        for own, old in zip(windows.pooled.outputs, windows.leader, strict=True)
+    }
+    values = {name: index.substitute(boxes.merged.values) for name, index in values.items()}
+
+    def element(index: tuple[Index, ...]) -> Index:
+        place = axis_index(PLACE)
+        for one, axis in zip(index, windows.leader, strict=True):
+            if axis.name in counted:
+                first = axis_index(counted[axis.name].name) * windows.sizes[axis.name]
+                place = place + (one - first) * lines[axis.name]
+        return place
+
+    axes = tuple(counted.get(span.axis.name, span.axis) for span in spans)
+    around = (*boxes.batch, *axes, *boxes.columns.operand.axes)
+    statements = pooled_statements(windows.pooled, around, values, SUMS, element)
+    sizes = tuple(windows.sizes.get(span.axis.name, 1) for span in spans)
+    return BoxWindows(sizes, axes, statements)

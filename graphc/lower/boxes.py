@@ -12,12 +12,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from graphc.ir.boxes import LINE_BYTES
+from graphc.ir.boxes import GROUP_ROWS, LINE_BYTES
 from graphc.ir.grid import Operand
 from graphc.ir.index import Atom, Index, collect
 from graphc.ir.scalar import Condition
 from graphc.ir.types import Axis, DType
 
+_NONE: Mapping[str, int] = {}
 _MOST_DIMENSIONS = 5
 _MOST_IN_BOX = 256
 _COPY_BYTES = 16  # strides and starts are multiples
@@ -185,15 +186,20 @@ def _by_place(tensor: Tensor, patch: Mapping[Axis, int]) -> list[str]:
     return [a.name for a in sorted(patch, key=tensor.place) if patch[a] > 1]
 
 
-def own_patch(tensor: Tensor, size: int, dtype: DType) -> tuple[int, ...] | None:
+def own_patch(
+    tensor: Tensor, size: int, dtype: DType, windows: Mapping[str, int] = _NONE
+) -> tuple[int, ...] | None:
     """How many neighbours along each own axis a tile takes, ``size`` in all; None if it cannot.
 
     The least that overhangs, then the fewest elements that all places of the box touch together.
+    Each 64 of them hold whole ``windows``, given by axis.
     """
     axes = tensor.operand.axes
     line = LINE_BYTES // dtype.size
 
     def legal(sizes: Sequence[int]) -> bool:
+        if not _holds_windows(axes, sizes, windows):
+            return False
         if tensor.inner in axes:  # each line is a copy of its own
             return axes[-1] == tensor.inner and sizes[-1] % line == 0
         return lines_along(tensor, dict(zip(axes, sizes, strict=True)))
@@ -203,6 +209,17 @@ def own_patch(tensor: Tensor, size: int, dtype: DType) -> tuple[int, ...] | None
 
     found = [sizes for sizes in _cuts(len(axes), size) if legal(sizes)]
     return min(found, key=lambda s: (covered(axes, s), touched(s), s), default=None)
+
+
+def _holds_windows(axes: Sequence[Axis], sizes: Sequence[int], windows: Mapping[str, int]) -> bool:
+    """Whether windows do not straddle what four warps finish at once."""
+    rows = 1
+    for axis, size in zip(reversed(axes), reversed(sizes), strict=True):
+        window = windows.get(axis.name, 1)
+        if size % window or (window > 1 and GROUP_ROWS % (window * rows)):
+            return False
+        rows *= size
+    return True
 
 
 def _reach(tensor: Tensor, axis: Axis) -> int:

@@ -44,7 +44,7 @@ from graphc.lower.routines import (
     lower_kernel,
     nest_plan,
 )
-from graphc.lower.row_windows import row_windows
+from graphc.lower.row_windows import RowWindows, row_windows
 from graphc.lower.rows import grid_rows
 from graphc.lower.teams import BLOCK, choose_team, one_each
 from graphc.passes.classify import contraction_factors
@@ -106,6 +106,9 @@ def grid_product(group: Group, tf32: bool, boxes: bool) -> GridProduct | BoxProd
     if not group.nodes[0].dtype.is_float:
         return None
     windows = row_windows(group)
+    found = _box_product(group, windows) if boxes else None
+    if isinstance(found, BoxProduct):
+        return found
     if windows is not None:
         nest = nest_plan(group, windows.sizes, windows.names)
     else:
@@ -114,13 +117,18 @@ def grid_product(group: Group, tf32: bool, boxes: bool) -> GridProduct | BoxProd
     assert factors is not None
     if _extent(factors.batch) > MOST_BATCHES:
         return None
-    found = build_box_product(nest, factors, _sizes(group), windows) if boxes else None
-    if isinstance(found, BoxProduct):
-        return found
     product = build_product(nest, factors, _sizes(group), tf32, windows)
     if found is None:
         return product
     return replace(product, reason=f"{product.reason}; not by boxes: {found}")
+
+
+def _box_product(group: Group, windows: RowWindows | None) -> BoxProduct | str:
+    """The product by boxes, whose rows are the elements of windows as they lie; or why not so."""
+    nest = nest_plan(group if windows is not None else in_phases(group) or group)
+    factors = contraction_factors(nest.stages[0].equation)
+    assert factors is not None
+    return build_box_product(nest, factors, _sizes(group), windows)
 
 
 def _sizes(group: Group) -> list[int]:

@@ -57,10 +57,7 @@ def build_product(
     rows, columns = product_sides(plan, leader, factors, windows)
     depth = product_depth(leader, rows, columns, plan.namer)
     multiply, factor = multiply_kind(leader, tf32)
-    sides = [
-        side_operand(leader, side, own_axes(leader, side, plan.namer), depth, factor)
-        for side in (rows, columns)
-    ]
+    sides = _operands(leader, (rows, columns), depth, factor, plan.namer)
     batch = tuple(a for a in factors.batch if a.extent > 1)
     m, n, k = extent(rows.axes), extent(columns.axes), extent(depth.axes)
     tile, pieces, reason = choose_tile(extent(batch), m, n, k, multiply, factor)
@@ -115,14 +112,14 @@ def product_sides(
     first, second = factors.rows, factors.columns
     first_axes, second_axes = factors.row_axes, factors.column_axes
     if windows is not None:
-        turned = windows.inner[0] in second_axes
+        turned = any(axis.name in windows.sizes for axis in second_axes)
     else:
         offset = plan.stores[0][1]
         turned = any(offset.coefficient(a.name) == 1 and a.extent > 1 for a in first_axes)
     if turned:
         first, second, first_axes, second_axes = second, first, second_axes, first_axes
     rows, columns = _side(leader, first, first_axes), _side(leader, second, second_axes)
-    if windows is None:
+    if windows is None or windows.inner[0] not in rows.axes:
         return rows, columns
     return replace(rows, axes=(*windows.outer(rows.axes), *windows.inner)), columns
 
@@ -169,6 +166,12 @@ def own_axes(
     guards = factor_conditions(leader, side.factor)
     conditions = [*guards, *(c for a in side.accesses for c in a.conditions), *others[1]]
     return merge_axes(side.axes, offsets, conditions, namer)
+
+
+def _operands(
+    leader: Stage, sides: Sequence[Side], depth: Merged, dtype: DType, namer: Namer
+) -> list[Operand]:
+    return [side_operand(leader, s, own_axes(leader, s, namer), depth, dtype) for s in sides]
 
 
 def side_operand(leader: Stage, side: Side, own: Merged, depth: Merged, dtype: DType) -> Operand:

@@ -55,7 +55,8 @@ class TileCounts:
     """How a product can be cut: ``batch`` products, ``steps`` of the depth, and how many tiles of a
     size cover rows and columns; sizes that cannot be are left out.
 
-    Tiles of ``halved`` columns can come in halves, one from each of two blocks of a cluster.
+    Tiles of ``halved`` columns can come in halves, one from each of two blocks of a cluster; the
+    depth can be cut into pieces where that is ``divisible``.
     """
 
     batch: int
@@ -63,6 +64,7 @@ class TileCounts:
     columns: Mapping[int, int]
     halved: Collection[int]
     steps: int
+    divisible: bool = True
 
     def fits(self, size: TileSize) -> bool:
         """Whether there are such tiles."""
@@ -82,7 +84,7 @@ def choose_box_tile(sizes: Sequence[TileSize], counts: TileCounts) -> tuple[Grou
     candidates = [
         (size, pieces)
         for size in sizes if counts.fits(size)
-        for pieces in _pieces(counts.tiles(size), counts.steps)
+        for pieces in (_pieces(counts.tiles(size), counts.steps) if counts.divisible else (1,))
     ]  # fmt: skip
     size, pieces = min(candidates, key=lambda one: _cost(one[0], one[1], counts))
     cluster = 2 if counts.pairs(size) else 1

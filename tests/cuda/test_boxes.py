@@ -11,18 +11,19 @@ import pytest
 
 from graphc.backends.cuda import box_product
 from graphc.backends.cuda.disassemble import INSTALL_HINT, instructions
+from graphc.compiler import compile_graph
 from graphc.ir.boxes import BoxProduct
 from graphc.ir.graph import Graph, Node
 from graphc.ir.types import DType
 from graphc.lower import box_products
 from graphc.lower.grid import lower_to_grid
-from graphc.ops import activations, leaves, linear
+from graphc.ops import activations, leaves, linear, pooling
 from graphc.ops.convolution import conv1d, conv2d, conv3d
 from graphc.ops.define import Definition, Operand, axes, define, op, sum_over
-from graphc.ops.pooling import max_pool2d
 from graphc.passes.pipeline import run_passes
 from graphc.schedule.box_tiles import TILE_SIZES, TileCounts, TileSize, choose_box_tile
 from graphc.schedule.plan import make_schedule
+from graphc.schedule.products import Products
 from tests.compiled import with_gradients
 from tests.cuda.programs import Feeds, check_on_emulator, compile_with_nvcc, generated
 from tests.cuda.test_products import vgg_layer
@@ -140,7 +141,7 @@ def test_what_follows_is_fused_and_stored_16_bytes_at_a_time(seeded: np.random.G
     x, bias = leaves.input("x", (2, 8, 16, 16)), leaves.input("bias", (64,))
     u, v = leaves.input("u", (64, 8, 3, 3)), leaves.input("v", (64, 64, 1, 3))
     w = leaves.input("w", (64, 64, 1, 1))
-    hidden = max_pool2d(activations.relu(conv2d(x, u, padding=1)), 2)
+    hidden = pooling.max_pool2d(activations.relu(conv2d(x, u, padding=1)), 2)
     added = activations.tanh(conv2d(hidden, v, bias, padding=(0, 1))) + hidden
     out = conv2d(added, w)
     feeds = fed([x, u, v, w, bias], seeded)
@@ -150,6 +151,49 @@ def test_what_follows_is_fused_and_stored_16_bytes_at_a_time(seeded: np.random.G
     assert "tanhf(" in sources[0]
     assert "c, first_j + s - 1, first_ni);" in sources[0]
     assert "gc_load_lanes<8>(sums + place)" in sources[0]
+
+
+POOLS: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
+    "max": (conv2d, lambda x: pooling.max_pool2d(x, 2), (3, 64, 8, 12)),
+    "mean": (conv2d, lambda x: pooling.mean_pool2d(x, (1, 2)), (2, 64, 5, 8)),
+    "wide": (conv2d, lambda x: pooling.max_pool2d(x, (2, 4)), (2, 64, 6, 8)),
+    "line": (conv1d, lambda x: pooling.max_pool1d(x, 4), (3, 64, 40)),
+    "cube": (conv3d, lambda x: pooling.max_pool3d(x, 2), (1, 64, 4, 6, 4)),
+}
+
+
+def test_windows_are_reduced_where_a_patch_is_finished(
+    wasteful: None, seeded: np.random.Generator
+) -> None:
+    """Pools of one to three dimensions behind biases and rectifiers; tiles overhang all over."""
+    outputs: list[Node] = []
+    feeds: Feeds = {}
+    for name, (convolve, pool, image) in POOLS.items():
+        kernel = (72, 64, *(3,) * (len(image) - 2))
+        inputs = [leaves.input(f"{name} {n}", s) for n, s in enumerate((image, kernel, (72,)))]
+        outputs.append(pool(activations.relu(convolve(*inputs, padding=1))))
+        feeds |= fed(inputs, seeded)
+    program = check_on_emulator(outputs, feeds, precision="bf16", arch=ARCH)
+    sources = [k.source for k in program.kernels.values() if "by boxes, tiles" in k.source]
+    assert len(sources) == len(POOLS)
+    assert all("all values of these windows stand here" in text for text in sources)
+
+
+def test_windows_in_patches_are_the_same_bits_as_apart(
+    seeded: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step with the argmax that the gradient reads."""
+    x, w = leaves.input("x", (2, 64, 8, 16)), leaves.input("w", (64, 64, 1, 3))
+    out = pooling.max_pool2d(activations.relu(conv2d(x, w, padding=(0, 1))), 2)
+    outputs = with_gradients(out, [x, w], seeded)
+    feeds = fed([x, w], seeded)
+    options = {"target": "cuda-emu", "precision": "bf16", "arch": ARCH}
+    together = compile_graph(outputs, **options)
+    monkeypatch.setattr(Products, "refusal", lambda *_: "it was asked for")
+    apart = compile_graph(outputs, **options)
+    assert len(apart.kernels) > len(together.kernels)
+    for ours, theirs in zip(together(**feeds), apart(**feeds), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
 
 
 @op
@@ -237,10 +281,13 @@ def test_a_layer_of_vgg_compiles_to_tensor_copies_and_warpgroup_products(
     assert set(re.findall(r"(\d+) bytes spill stores", said)) == {"0"}
     assert set(re.findall(r"(\d+) bytes stack frame", said)) == {"0"}
     assert "Potential Performance Loss" not in said
-    kernels = instructions([tmp_path / "whole.cubin"], ARCH)
-    if kernels is None:
+    counts = instructions([tmp_path / "whole.cubin"], "sm_90a")
+    if counts is None:
         pytest.skip(f"there is no nvdisasm: {INSTALL_HINT}")
-    found = {name for counts in kernels.values() for name in counts}
-    assert any(name.startswith("HGMMA") for name in found)
-    assert "UTMALDG.4D" in found
-    assert not any(name in ("LDL", "STL") for name in found)
+    for file in emitted.files:
+        if "by boxes, tiles" not in file.text:
+            continue
+        found = counts[file.name.removesuffix(".cu")]
+        assert any(name.startswith("HGMMA") for name in found)
+        assert any(name.startswith("UTMALDG.4D") for name in found)
+        assert not any(name in ("LDL", "STL") for name in found)

@@ -23,6 +23,8 @@ INSTRUCTIONS = {
     "sm_80/gemm": ["HMMA.16816.F32.BF16", "LDGSTS.E.BYPASS.128", "LDSM.16.M88.4"],
     "sm_80/wrappers": ["HMMA.16816.F32", "HMMA.1688.F32.TF32", "LDGSTS.E.64", "LDSM.16.MT88.4",
                        "SHFL.BFLY", "SHFL.DOWN", "SHFL.IDX"],
+    "sm_90a/cluster": ["HGMMA.64x64x16.F32.BF16", "UTMALDG.2D.MULTICAST", "UCGABAR_ARV",
+                       "USETMAXREG"],
     "sm_90a/pipeline": ["HGMMA.64x64x16.F32.BF16", "UTMALDG.2D", "USETMAXREG"],
     "sm_90a/wrappers": [*(f"HGMMA.64x{n}x16.F32.BF16" for n in (16, 32, 64, 128, 256)),
                         *(f"UTMALDG.{n}D" for n in (2, 3, 4, 5))],

@@ -35,22 +35,27 @@ SMALL = {"image": 32, "head": 64, "classes": 10, "width": 0.5, "dropout": 0.0}
 LARGE = {"dropout": 0.5}
 
 
-def step_sources(precision: str, batch: int, options: dict[str, object]) -> Emitted:
+def step_sources(
+    precision: str, batch: int, options: dict[str, object], boxes: bool = False
+) -> Emitted:
     """CUDA of a VGG's training step."""
     name = "vgg11" if options is SMALL else "vgg16"
     optimizer = make_optimizer("sgd", None, None, None)
     subject = model_subject(build_model(name, options), batch, optimizer, precision=precision)
     schedule = make_schedule(run_passes(subject.step, PRECISIONS[precision], copies=True))
-    return emit(schedule, lower_to_grid(schedule, tf32=precision == "tf32"))
+    return emit(schedule, lower_to_grid(schedule, tf32=precision == "tf32", boxes=boxes))
 
 
-def compiled(emitted: Emitted, name: str, compiler: str | None = None) -> Compiled:
+def compiled(
+    emitted: Emitted, name: str, compiler: str | None = None,
+    architectures: tuple[str, ...] = ARCHITECTURES,
+) -> Compiled:  # fmt: skip
     """Its cubins, or a skip that says what is not installed."""
     try:
         chosen = find_device_compiler(compiler)
     except ToolchainError as error:
         pytest.skip(str(error))
-    return compile_sources(name, emitted.files, ARCHITECTURES, compiler=chosen)
+    return compile_sources(name, emitted.files, architectures, compiler=chosen)
 
 
 def check_contractions(emitted: Emitted, made: Compiled, precision: str) -> None:
@@ -94,6 +99,28 @@ def test_vgg16_at_its_real_size(precision: str, compiler: str) -> None:
         assert not report.uses_local_memory, report
         assert report.shared <= (163 << 10 if report.architecture == "sm_80" else 227 << 10)
     check_contractions(emitted, made, precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["nvcc", "nvrtc"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_vgg16_by_boxes_at_its_real_size(precision: str, compiler: str) -> None:
+    """All products but those of three channels; nothing is kept in memory, nothing serialised."""
+    emitted = step_sources(precision, 64, LARGE, boxes=True)
+    by_boxes = {f.name for f in emitted.files if "by boxes, tiles" in f.text}
+    others = {f.name for f in emitted.files if "by tiles of" in f.text}
+    assert len(by_boxes) == 45
+    assert others == {"conv1_1_forward.cu", "conv1_1_weight_update.cu"}
+    made = compiled(emitted, f"vgg16_{precision}_boxes", compiler, ("sm_90a",))
+    for report in kernel_reports(made, emitted):
+        if report.instructions is None:
+            pytest.skip(f"there is no nvdisasm: {INSTALL_HINT}")
+        assert report.registers <= 255, report
+        assert not report.uses_local_memory, report
+        assert not report.missing, report
+        assert report.shared <= 227 << 10, report
+        if f"{report.kernel}.cu" in by_boxes:
+            assert {"HGMMA", "UTMALDG"} <= set(report.instructions), report
 
 
 def test_a_missing_instruction_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphc.backends.cuda.mapping import TYPES
@@ -10,7 +10,7 @@ from graphc.backends.cuda.nest import nest_text, parameter_list
 from graphc.backends.cuda.printer import CudaPrinter, words
 from graphc.backends.cuda.product import ProductSource
 from graphc.backends.templating import render
-from graphc.ir.boxes import FINISHED_COLUMNS, LINE_BYTES, BoxOperand, BoxProduct, Span
+from graphc.ir.boxes import FINISHED_COLUMNS, LINE_BYTES, BoxOperand, BoxProduct, BoxWindows, Span
 from graphc.ir.grid import Team
 from graphc.ir.index import axis_index
 from graphc.ir.loops import Parameter
@@ -71,8 +71,9 @@ def box_product_source(
     lines = [_side(printer, product, s, n) for s, n in zip(sides, ("rows", "columns"), strict=True)]
     epilogue = printer.statement_lines(product.epilogue, 5)
     edges = _edges(sides)
-    axes = _element_lines(printer, sides, words([*epilogue, edges]))
-    finished = words([*epilogue, *axes])
+    axes = _element_lines(printer, sides, words([*epilogue, edges]), _PLACES)
+    windows = _window_lines(printer, product)
+    finished = words([*epilogue, *axes, *windows])
     copied = words([*lines[0].copies, *lines[1].copies])
     tiles = product.pieces * _count(product.batch) * product.rows.tiles * product.columns.tiles
     parameters = _parameters(routine, product, finished)
@@ -86,7 +87,8 @@ def box_product_source(
         depth=_span_lines("step", product.depth), rows=lines[0], columns=lines[1],
         sum_type=TYPES[product.dtype], cluster=tile.cluster > 1, release=_RELEASE[tile.cluster > 1],
         multiply="gc_wgmma_bf16" if product.factor is DType.bfloat16 else "gc_wgmma_f16",
-        lanes=product.lanes, axes=axes, edges=edges, epilogue=epilogue, finish=finish,
+        lanes=product.lanes, axes=axes, edges=edges, epilogue=epilogue, windows=windows,
+        window=product.windows.count if product.windows is not None else 1, finish=finish,
     )  # fmt: skip
     shared = tile.stages * ((tile.rows + tile.columns) * LINE_BYTES + 16)
     results = product.pieces * _count(product.batch) * _results(product)
@@ -242,12 +244,20 @@ def _copy_line(
 # ---- Elements ----------------------------------------------------------------------------------
 
 
+_PLACES = {
+    "tile_row": "group * OWN_ROWS + finished / PARTS * 64 + part_row",
+    "tile_column": "finished % PARTS * PART + part_column",
+}
+
+
 def _element_lines(
-    printer: CudaPrinter, sides: Sequence[BoxOperand], used: Collection[str]
-) -> list[str]:
-    """Which element of the axes M and N a place in the tile is."""
+    printer: CudaPrinter, sides: Sequence[BoxOperand], used: Collection[str],
+    places: Mapping[str, str],
+) -> list[str]:  # fmt: skip
+    """Which element of the axes M and N a place in the tile is, as far as it is used."""
     lines = []
-    for side, flat in zip(sides, ("tile_row", "tile_column"), strict=True):
+    for side, (flat, place) in zip(sides, places.items(), strict=True):
+        own: list[str] = []
         after = element_count(tuple(span.size for span in side.spans))
         for position, span in enumerate(side.spans):
             after //= span.size
@@ -255,8 +265,46 @@ def _element_lines(
             value = f"{value} % {span.size}" if position else value
             value = f"{span.first} + {value}" if span.size > 1 else span.first
             if span.axis.name in used:
-                lines.append(f"const {printer.index} {span.axis.name} = {value};")
+                own.append(f"const {printer.index} {span.axis.name} = {value};")
+        lines += [f"const int {flat} = {place};", *own] if flat in words(own) else own
     return lines
+
+
+def _window_lines(printer: CudaPrinter, product: BoxProduct) -> list[str]:
+    """What happens to one window of finished elements, and which one it is."""
+    windows, spans = product.windows, product.rows.spans
+    if windows is None:
+        return []
+    printer.extents |= {axis.name: axis.extent for axis in windows.axes}
+    edges = _window_edges(product, windows)
+    body = printer.statement_lines(windows.statements, 0)
+    used = words([*body, edges])
+    rows: list[str] = []
+    declared: list[str] = []
+    below = element_count(tuple(span.size for span in spans))
+    after = below // windows.count
+    for span, size, axis in zip(spans, windows.sizes, windows.axes, strict=True):
+        after, below = after // (span.size // size), below // span.size
+        number = "window" if after == 1 else f"window / {after}"
+        number = f"{number} % {span.size // size}" if rows else number
+        rows.append(f"{number} * {size * below}")
+        first = span.first if size == 1 else f"{span.first} / {size}"
+        if axis.name in used:
+            declared.append(f"const {printer.index} {axis.name} = {first} + {number};")
+    column = {"tile_column": "finished % PARTS * PART + done % PART"}
+    declared += _element_lines(printer, [product.columns], used, column)
+    declared.append(f"const int tile_row = {' + '.join(rows)};")
+    declared.append("const int place = tile_row % 64 * SUMS_LINE + done % PART;")
+    leave = [f"if ({edges}) continue;"] if edges else []
+    return [*declared, *leave, *body]
+
+
+def _window_edges(product: BoxProduct, windows: BoxWindows) -> str:
+    pairs = [*zip(product.rows.spans, windows.axes, strict=True)]
+    pairs += [(span, span.axis) for span in product.columns.spans]
+    return " || ".join(
+        f"{axis.name} >= {axis.extent}" for span, axis in pairs if span.axis.extent % span.size
+    )
 
 
 def _edges(sides: Sequence[BoxOperand]) -> str:
