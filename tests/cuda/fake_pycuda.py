@@ -97,9 +97,12 @@ class FakeCuda:
         return self.emulator.pinned(size)
 
     def Stream(self) -> Any:
-        """The first is that of launches; copies on any other end when an event is waited for."""
+        """A driver's first is that of launches, 77; copies on its second end when an event is
+        waited for.
+        """
+        handle = 77 + self.streams % 2
         self.streams += 1
-        stream = SimpleNamespace(handle=76 + self.streams, synchronize=self.emulator.synchronize)
+        stream = SimpleNamespace(handle=handle, synchronize=self.emulator.synchronize)
         stream.wait_for_event = self._wait_for_event
         return stream
 
