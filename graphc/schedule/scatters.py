@@ -28,12 +28,12 @@ def read_scatters(graph: Graph, kernels: tuple[KernelPlan, ...]) -> tuple[Kernel
     plans = list(kernels)
     for kernel in kernels:
         scatter = kernel.nodes[0]
-        readers = [p for p in plans if any(bases[o] is scatter for o in p.operands)]
         alone = kernel.nodes == (scatter,) and scatter not in kept
-        if not alone or not readers or not _worth(scatter, kept, bases):
+        if not alone or not _worth(scatter, kept, bases):
             continue
+        readers = [p for p in plans if any(bases[o] is scatter for o in p.operands)]
         operands = [_operand(plan, scatter, bases) for plan in readers]
-        if None in operands:
+        if not readers or None in operands:
             continue
         changed = {
             id(plan): _reading(plan, operand, scatter)

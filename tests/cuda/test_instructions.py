@@ -13,11 +13,10 @@ from graphc.backends.cuda.disassemble import (
     instructions,
     missing_instructions,
 )
-from graphc.backends.cuda.emit import Emitted, emit
+from graphc.backends.cuda.emit import Emitted
 from graphc.errors import ToolchainError
-from graphc.inspect.emitted import kernel_reports, kernel_texts
+from graphc.inspect.emitted import emitted_for, kernel_reports, kernel_texts
 from graphc.inspect.subject import model_subject
-from graphc.lower.grid import lower_to_grid
 from graphc.passes.pipeline import run_passes
 from graphc.passes.precision import PRECISIONS
 from graphc.schedule.plan import make_schedule
@@ -35,53 +34,63 @@ SMALL = {"image": 32, "head": 64, "classes": 10, "width": 0.5, "dropout": 0.0}
 LARGE = {"dropout": 0.5}
 
 
-def step_sources(
-    precision: str, batch: int, options: dict[str, object], boxes: bool = False
-) -> Emitted:
-    """CUDA of a VGG's training step."""
+def step_sources(precision: str, batch: int, options: dict[str, object]) -> dict[str, Emitted]:
+    """CUDA of a VGG's training step for each architecture."""
     name = "vgg11" if options is SMALL else "vgg16"
     optimizer = make_optimizer("sgd", None, None, None)
     subject = model_subject(build_model(name, options), batch, optimizer, precision=precision)
     schedule = make_schedule(run_passes(subject.step, PRECISIONS[precision], copies=True))
-    return emit(schedule, lower_to_grid(schedule, tf32=precision == "tf32", boxes=boxes))
+    return {name: emitted_for(name, schedule, precision) for name in ARCHITECTURES}
 
 
 def compiled(
-    emitted: Emitted, name: str, compiler: str | None = None,
-    architectures: tuple[str, ...] = ARCHITECTURES,
-) -> Compiled:  # fmt: skip
+    emitted: dict[str, Emitted], name: str, compiler: str | None = None
+) -> dict[str, Compiled]:
     """Its cubins, or a skip that says what is not installed."""
     try:
         chosen = find_device_compiler(compiler)
     except ToolchainError as error:
         pytest.skip(str(error))
-    return compile_sources(name, emitted.files, architectures, compiler=chosen)
+    return {
+        architecture: compile_sources(name, one.files, (architecture,), compiler=chosen)
+        for architecture, one in emitted.items()
+    }
 
 
-def check_contractions(emitted: Emitted, made: Compiled, precision: str) -> None:
-    """Of each product by tiles: the promised instructions, of the promised type, nothing local."""
-    texts = {name: text for file in emitted.files for name, text in kernel_texts(file).items()}
-    tiled = {name for name, text in texts.items() if expected_instructions(text)}
-    assert len(tiled) > 20
-    for architecture in ARCHITECTURES:
-        cubins = [p for (_, a), p in made.cubins.items() if a == architecture]
-        found = instructions(list(dict.fromkeys(cubins)), architecture)
+def check_contractions(
+    emitted: dict[str, Emitted], made: dict[str, Compiled], precision: str
+) -> set[str]:
+    """Of each product by tiles: the promised instructions, of the promised type, nothing local.
+
+    Returns what multiplies.
+    """
+    used: set[str] = set()
+    for architecture, one in emitted.items():
+        texts = {name: text for file in one.files for name, text in kernel_texts(file).items()}
+        tiled = {name for name, text in texts.items() if expected_instructions(text)}
+        assert len(tiled) > 20
+        cubins = list(dict.fromkeys(made[architecture].cubins.values()))
+        found = instructions(cubins, architecture)
         if found is None:
             pytest.skip(f"there is no nvdisasm: {INSTALL_HINT}")
         for name in tiled:
-            counts, what = found[made.symbols[name]], f"{name}, {architecture}"
+            counts = found[made[architecture].symbols[name]]
+            what = f"{name}, {architecture}"
             assert not missing_instructions(texts[name], counts), what
-            assert not {"LDL", "STL"} & {one.partition(".")[0] for one in counts}, what
-            tiers = [tier for tier in TIERS if f"{tier}(" in texts[name]]
+            assert not {"LDL", "STL"} & {each.partition(".")[0] for each in counts}, what
+            tiers = [tier for tier in TIERS if re.search(rf"\b{tier}\b", texts[name])]
             assert bool(tiers) == (precision != "fp32"), what
             for tier in tiers:
-                assert any(re.fullmatch(TIERS[tier], one) for one in counts), (what, counts)
+                assert any(re.fullmatch(TIERS[tier], each) for each in counts), (what, counts)
+            used |= {f"{architecture} {tier}" for tier in tiers}
+    return used
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_contractions_of_a_small_vgg(precision: str) -> None:
     emitted = step_sources(precision, 16, SMALL)
-    check_contractions(emitted, compiled(emitted, f"small_{precision}"), precision)
+    used = check_contractions(emitted, compiled(emitted, f"small_{precision}"), precision)
+    assert bool(used) == (precision != "fp32")
 
 
 @pytest.mark.slow
@@ -90,37 +99,18 @@ def test_contractions_of_a_small_vgg(precision: str) -> None:
 def test_vgg16_at_its_real_size(precision: str, compiler: str) -> None:
     emitted = step_sources(precision, 64, LARGE)
     made = compiled(emitted, f"vgg16_{precision}", compiler)
-    reports = kernel_reports(made, emitted)
-    assert {(r.kernel, r.architecture) for r in reports} == {
-        (launch.kernel, a) for launch in (*emitted.launches, *emitted.copies) for a in ARCHITECTURES
-    }
-    for report in reports:
-        assert report.registers <= 255, report
-        assert not report.uses_local_memory, report
-        assert report.shared <= (163 << 10 if report.architecture == "sm_80" else 227 << 10)
-    check_contractions(emitted, made, precision)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("compiler", ["nvcc", "nvrtc"])
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_vgg16_by_boxes_at_its_real_size(precision: str, compiler: str) -> None:
-    """All products but those of three channels; nothing is kept in memory, nothing serialised."""
-    emitted = step_sources(precision, 64, LARGE, boxes=True)
-    by_boxes = {f.name for f in emitted.files if "by boxes, tiles" in f.text}
-    others = {f.name for f in emitted.files if "by tiles of" in f.text}
-    assert len(by_boxes) == 45
-    assert others == {"conv1_1_forward.cu", "conv1_1_weight_update.cu"}
-    made = compiled(emitted, f"vgg16_{precision}_boxes", compiler, ("sm_90a",))
-    for report in kernel_reports(made, emitted):
-        if report.instructions is None:
-            pytest.skip(f"there is no nvdisasm: {INSTALL_HINT}")
-        assert report.registers <= 255, report
-        assert not report.uses_local_memory, report
-        assert not report.missing, report
-        assert report.shared <= 227 << 10, report
-        if f"{report.kernel}.cu" in by_boxes:
-            assert {"HGMMA", "UTMALDG"} <= set(report.instructions), report
+    for architecture, one in emitted.items():
+        reports = kernel_reports(made[architecture], one)
+        assert {r.kernel for r in reports} == {
+            launch.kernel for launch in (*one.launches, *one.copies)
+        }
+        for report in reports:
+            assert report.registers <= 255, report
+            assert not report.uses_local_memory, report
+            assert report.shared <= (163 << 10 if architecture == "sm_80" else 227 << 10)
+    used = check_contractions(emitted, made, precision)
+    if precision == "bf16":
+        assert {"sm_80 gc_mma_bf16", "sm_90a gc_wgmma_bf16"} <= used
 
 
 def test_a_missing_instruction_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +119,11 @@ def test_a_missing_instruction_is_noticed(monkeypatch: pytest.MonkeyPatch) -> No
     made = compiled(emitted, "small_bf16")
 
     def blind(cubins: list[Path], architecture: str) -> dict[str, Counter[str]]:
-        return {name: Counter(LDGSTS=1, LDSM=1) for name in made.symbols.values()}
+        return {
+            name: Counter(LDGSTS=1, LDSM=1)
+            for one in made.values()
+            for name in one.symbols.values()
+        }
 
     monkeypatch.setattr("tests.cuda.test_instructions.instructions", blind)
     with pytest.raises(AssertionError, match="sm_80"):
