@@ -45,7 +45,11 @@ def test_nvcc_compiles_every_kernel_without_warning_spill_or_stack(
     emitted = generated(case_graph(cases, "float32", seeded)[0])
     said = compile_with_nvcc(emitted, architecture, tmp_path)
     assert len(re.findall(r"Used \d+ registers", said)) == len(emitted.files)
-    assert set(re.findall(r"(\d+) bytes stack frame", said)) == {"0"}
+    frames = dict(re.findall(r"properties for (\w+)\s+(\d+) bytes stack frame", said))
+    assert frames.keys() == {Path(file.name).stem for file in emitted.files}
+    # The device library's sine and cosine reduce large arguments in 28 bytes of local memory.
+    reducing = {Path(f.name).stem for f in emitted.files if re.search(r"\b(sin|cos)f\(", f.text)}
+    assert {name for name, size in frames.items() if size != "0"} <= reducing
     assert set(re.findall(r"(\d+) bytes spill stores", said)) == {"0"}
 
 

@@ -71,7 +71,7 @@ def test_the_small_updates_of_vgg16_are_one_launch() -> None:
     assert len(names) <= 88
     (updates,) = [name for name in names if name.endswith("_more")]
     text = next(f.text for f in emitted.files if f.name == f"{updates}.cu")
-    parts = re.findall(r"static __device__ void (\w+)_part\(", text)
+    parts = re.findall(r"GC_DEVICE void (\w+)_part\(", text)
     assert parts[0] == "loss_forward_2" and "step_update" in parts
     assert sum(part.endswith("_bias_update") for part in parts) == 12
 

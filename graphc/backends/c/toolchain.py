@@ -194,7 +194,8 @@ def _toolchain(
         )
     threads = "-fopenmp" if openmp else "-fopenmp-simd"
     sanitize = (f"-fsanitize={','.join(sanitizers)}",) if sanitizers else ()
-    effort = ("-O1", "-g1", *sanitize, "-fno-sanitize-recover=all") if sanitize else ("-O3",)
+    checked = ("-O1", "-g", "-fno-var-tracking", *sanitize, "-fno-sanitize-recover=all")
+    effort = checked if sanitize else ("-O3",)
     return Toolchain(
         command=command,
         version=target.version,
