@@ -179,7 +179,7 @@ print(digest.hexdigest(), hashlib.sha256(source.encode()).hexdigest())
 """
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_same_bytes_for_every_number_of_threads(precision: str) -> None:
     code = TRAINING.replace("PRECISION", precision)
     found = {

@@ -86,7 +86,10 @@ def check_contractions(
     return used
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("fp32", "tf32", "fp16")]
+
+
+@pytest.mark.parametrize("precision", ["bf16", *SLOW])
 def test_contractions_of_a_small_vgg(precision: str) -> None:
     emitted = step_sources(precision, 16, SMALL)
     used = check_contractions(emitted, compiled(emitted, f"small_{precision}"), precision)
