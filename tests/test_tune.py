@@ -19,8 +19,9 @@ from graphc.ir.graph import Assignment, Graph, Node
 from graphc.ir.schedule import Schedule
 from graphc.ir.types import DType
 from graphc.passes.pipeline import run_passes
+from graphc.schedule.memory import ALIGNMENT
 from graphc.schedule.plan import make_schedule
-from graphc.tune.bench import Bench
+from graphc.tune.bench import Bench, random_array
 from graphc.tune.choices import Choices, Chosen
 from graphc.tune.kernel import alone, signature
 from graphc.tune.search import Trial
@@ -195,6 +196,12 @@ def test_every_variant_computes_the_same(name: str, seeded: np.random.Generator)
             assert bits.setdefault(candidate.arithmetic, got.tobytes()) == got.tobytes(), (
                 candidate.text
             )
+
+
+def test_arrays_lie_as_the_arena_s_do() -> None:
+    """Kernels store whole lines where a program's arena is, and stop the process elsewhere."""
+    for buffer in layers().buffers:
+        assert random_array(buffer).ctypes.data % ALIGNMENT == 0
 
 
 def test_the_fastest_variant_is_used_and_says_why(builds: Path) -> None:

@@ -16,7 +16,7 @@ from graphc.ir.types import Axis, DType
 from graphc.lower.access import Merged, merge_axes
 from graphc.lower.boxes import Tensor, covered, depth_patch, find_tensor, own_patch
 from graphc.lower.names import Namer
-from graphc.lower.nest import NestPlan
+from graphc.lower.nest import NestPlan, element_epilogue, epilogue_accesses
 from graphc.lower.pooled import pooled_statements, pooled_value
 from graphc.lower.products import (
     BATCH,
@@ -25,8 +25,6 @@ from graphc.lower.products import (
     PLACE,
     SUMS,
     WIDE,
-    element_epilogue,
-    epilogue_accesses,
     extent,
     finished_sum,
     in_wide_lanes,

@@ -12,12 +12,10 @@ from graphc.ir.index import Index
 from graphc.ir.loops import (
     BlockSizes,
     Contraction,
-    Declare,
     InPlace,
     LineStore,
     Pack,
     Statement,
-    Store,
 )
 from graphc.ir.scalar import Condition, Load, Name, plain_load
 from graphc.ir.types import Axis, DType, element_count
@@ -30,7 +28,7 @@ from graphc.lower.access import (
 )
 from graphc.lower.freeze import MutableEnvironment, as_type, freeze
 from graphc.lower.names import Namer
-from graphc.lower.nest import NestPlan, map_statement
+from graphc.lower.nest import NestPlan, element_epilogue, epilogue_accesses
 from graphc.lower.reduction import Stage
 from graphc.lower.streams import stream_lines
 from graphc.passes.classify import Factor, Factors
@@ -262,26 +260,10 @@ def _count(axes: Sequence[Axis]) -> int:
 
 def _epilogue(plan: NestPlan, factors: Factors) -> tuple[Merged, Merged, list[Statement]]:
     """Followers of the product, one element at a time, with their own merging of M and N."""
-    leader, *followers = plan.stages
-    offsets = [offset for _, offset, _, _ in plan.stores]
-    conditions: list[Condition] = []
-    for stage in followers:
-        offsets += stage.positions
-        conditions += stage.conditions
-        for read in stage.reads:
-            if isinstance(read, Access):
-                offsets.append(read.offset)
-                conditions += read.conditions
+    offsets, conditions = epilogue_accesses(plan)
     rows = merge_axes(factors.row_axes, offsets, conditions, plan.namer)
     columns = merge_axes(factors.column_axes, offsets, conditions, plan.namer)
     batch = merge_axes(tuple(a for a in factors.batch if a.extent == 1), (), (), plan.namer)
     merged = Merged((), rows.values | columns.values | batch.values)
-    dtype = leader.node.dtype
-    total = as_type(Name("sum", dtype.arithmetic), dtype)
-    statements: list[Statement] = [Declare(leader.value, dtype, total)]
-    statements += [map_statement(stage, merged) for stage in followers]
-    statements += [
-        Store(buffer, offset.substitute(merged.values), Name(value, kind))
-        for buffer, offset, value, kind in plan.stores
-    ]
-    return rows, columns, statements
+    total = Name("sum", plan.stages[0].node.dtype.arithmetic)
+    return rows, columns, element_epilogue(plan, merged, total)

@@ -10,7 +10,7 @@ from graphc.ir.graph import Node
 from graphc.ir.index import Index
 from graphc.ir.layout import Layout
 from graphc.ir.loops import Declare, FinishLines, LineStore, Loop, Statement, Store
-from graphc.ir.scalar import Call, Condition, Inside, Name, Number
+from graphc.ir.scalar import Call, Condition, Inside, Name, Number, Scalar
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import (
     Access,
@@ -29,6 +29,7 @@ from graphc.lower.reduction import (
     environment,
     reduction_statements,
     sibling_blocks,
+    stage_accesses,
 )
 from graphc.lower.streams import stream_lines
 from graphc.lower.tables import fill_tables
@@ -127,16 +128,24 @@ def store_statements(plan: NestPlan, merged: Merged) -> list[Statement]:
 
 def merge_outputs(plan: NestPlan) -> Merged:
     """The output axes, merged where every access lets them."""
-    offsets = [offset for _, offset, _, _ in plan.stores]
-    conditions: list[Condition] = []
-    for stage in plan.stages:
-        offsets += stage.positions
-        conditions += stage.conditions
-        for read in stage.reads:
-            if isinstance(read, Access):
-                offsets.append(read.offset)
-                conditions += read.conditions
+    offsets, conditions = stage_accesses(plan.stages)
+    offsets += [offset for _, offset, _, _ in plan.stores]
     return merge_axes(plan.axes, offsets, conditions, plan.namer)
+
+
+def epilogue_accesses(plan: NestPlan) -> tuple[list[Index], list[Condition]]:
+    """Where what follows the leader reads and writes, and under which conditions."""
+    offsets, conditions = stage_accesses(plan.stages[1:])
+    return offsets + [offset for _, offset, _, _ in plan.stores], conditions
+
+
+def element_epilogue(plan: NestPlan, merged: Merged, total: Scalar) -> list[Statement]:
+    """The leader's value of one element, which is ``total``, its followers and the stores."""
+    leader, *followers = plan.stages
+    dtype = leader.node.dtype
+    statements: list[Statement] = [Declare(leader.value, dtype, as_type(total, dtype))]
+    statements += [map_statement(stage, merged) for stage in followers]
+    return statements + store_statements(plan, merged)
 
 
 def output_loops(

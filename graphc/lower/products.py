@@ -21,7 +21,7 @@ from graphc.lower.contraction import factor_accesses, factor_conditions
 from graphc.lower.freeze import MutableEnvironment, as_type, freeze
 from graphc.lower.lanes import moved_lanes
 from graphc.lower.names import Namer
-from graphc.lower.nest import NestPlan, map_statement
+from graphc.lower.nest import NestPlan, element_epilogue, epilogue_accesses
 from graphc.lower.pooled import pooled_value
 from graphc.lower.reduction import Stage
 from graphc.lower.row_windows import RowWindows, finish_windows, grid_windows
@@ -242,20 +242,6 @@ def _merged_for_epilogue(plan: NestPlan, axes: tuple[Axis, ...]) -> Merged:
     return merge_axes(axes, *epilogue_accesses(plan), plan.namer)
 
 
-def epilogue_accesses(plan: NestPlan) -> tuple[list[Index], list[Condition]]:
-    """Where what follows the product reads and writes, and under which conditions."""
-    offsets = [offset for _, offset, _, _ in plan.stores]
-    conditions: list[Condition] = []
-    for stage in plan.stages[1:]:
-        offsets += stage.positions
-        conditions += stage.conditions
-        for read in stage.reads:
-            if isinstance(read, Access):
-                offsets.append(read.offset)
-                conditions += read.conditions
-    return offsets, conditions
-
-
 def moved_axes(merged: Merged, step: Mapping[str, Index]) -> Merged:
     """The axes with ``step`` in place of some of those that they became."""
     return Merged((), {**step, **{n: v.substitute(step) for n, v in merged.values.items()}})
@@ -264,18 +250,6 @@ def moved_axes(merged: Merged, step: Mapping[str, Index]) -> Merged:
 def finished_sum(step: Mapping[str, Index], dtype: DType) -> Load:
     """The finished sum of one element."""
     return Load(SUMS, axis_index(PLACE).substitute(step), dtype)
-
-
-def element_epilogue(plan: NestPlan, merged: Merged, total: Load | Name) -> list[Statement]:
-    """Followers of the product and the stores, for one element."""
-    leader, *followers = plan.stages
-    dtype = leader.node.dtype
-    statements: list[Statement] = [Declare(leader.value, dtype, as_type(total, dtype))]
-    statements += [map_statement(stage, merged) for stage in followers]
-    return statements + [
-        Store(buffer, offset.substitute(merged.values), Name(value, kind))
-        for buffer, offset, value, kind in plan.stores
-    ]
 
 
 def _store_partial(

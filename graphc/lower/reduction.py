@@ -36,6 +36,20 @@ class Stage:
     positions: tuple[Index, ...] = ()
 
 
+def stage_accesses(stages: Sequence[Stage]) -> tuple[list[Index], list[Condition]]:
+    """Where stages read, and under which conditions: what decides which axes may merge."""
+    offsets: list[Index] = []
+    conditions: list[Condition] = []
+    for stage in stages:
+        offsets += stage.positions
+        conditions += stage.conditions
+        for read in stage.reads:
+            if isinstance(read, Access):
+                offsets.append(read.offset)
+                conditions += read.conditions
+    return offsets, conditions
+
+
 def environment(stage: Stage, merged: Merged) -> MutableEnvironment:
     """The scalar for every symbol of the stage's body."""
     found: MutableEnvironment = {}

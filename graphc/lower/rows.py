@@ -15,9 +15,9 @@ from graphc.ir.graph import Node
 from graphc.ir.grid import GridNest, Team
 from graphc.ir.index import axis_index
 from graphc.ir.loops import Combine, Loop, Statement, Store, TeamLoop
-from graphc.ir.scalar import Condition, Name
+from graphc.ir.scalar import Name
 from graphc.ir.types import element_count
-from graphc.lower.access import Access, Merged, merge_axes, rename_axes
+from graphc.lower.access import Merged, merge_axes, rename_axes
 from graphc.lower.group import Group
 from graphc.lower.names import Namer
 from graphc.lower.nest import NestPlan, make_stage, map_statement, output_loops
@@ -29,6 +29,7 @@ from graphc.lower.reduction import (
     only_sums,
     reduction_parts,
     sibling_blocks,
+    stage_accesses,
 )
 from graphc.lower.teams import BLOCK, WARP
 from graphc.passes.rows import RowChain, row_chain
@@ -157,15 +158,8 @@ def _merged(
     chain: RowChain, group: Group, stages: Sequence[Stage], stores: dict[str, Store]
 ) -> tuple[Merged, Merged]:
     """Rows and columns, each merged where every access lets them; axes of extent 1 are gone."""
-    offsets = [store.offset for store in stores.values()]
-    conditions: list[Condition] = []
-    for stage in stages:
-        offsets += stage.positions
-        conditions += stage.conditions
-        for read in stage.reads:
-            if isinstance(read, Access):
-                offsets.append(read.offset)
-                conditions += read.conditions
+    offsets, conditions = stage_accesses(stages)
+    offsets += [store.offset for store in stores.values()]
     seed = next(s.equation for s in stages if not s.equation.is_map)
     ones = [a for s in stages for a in (*s.equation.axes, *s.equation.reduce_axes) if a.extent == 1]
     rows = merge_axes((*seed.axes, *ones), offsets, conditions, group.namer)

@@ -30,7 +30,7 @@ from graphc.lower.group import Group
 from graphc.lower.names import Namer
 from graphc.lower.nest import make_stage, map_statement
 from graphc.lower.pooled import bytes_apart, pooled_statements, pooled_value
-from graphc.lower.reduction import Stage
+from graphc.lower.reduction import Stage, stage_accesses
 from graphc.lower.scatters import scattered_patch
 from graphc.lower.split import recast
 from graphc.lower.streams import stream_lines
@@ -334,7 +334,9 @@ def _epilogue(
         index = tuple(ix.axis_index(a.name).substitute(values) for a in group.equations[node].axes)
         offset = group.arrays[node].layout.offset(index).simplify(extents)
         stores.append((group.arrays[node].name, offset, computed[node], node.dtype))
-    merged = _merge(stages, [offset for _, offset, _, _ in stores], merging, group.namer)
+    offsets, conditions = stage_accesses(stages)
+    offsets += [offset for _, offset, _, _ in stores]
+    merged = merge_axes(merging, offsets, conditions, group.namer)
     total = as_type(Name("sum", leader.dtype.arithmetic), leader.dtype)
     statements: list[Statement] = [Declare(group.values[leader], leader.dtype, total)]
     statements += [map_statement(stage, merged) for stage in stages]
@@ -343,20 +345,6 @@ def _epilogue(
         for buffer, offset, value, kind in stores
     ]
     return merged, statements
-
-
-def _merge(
-    stages: Sequence[Stage], offsets: list[Index], merging: Sequence[Axis], namer: Namer
-) -> Merged:
-    conditions: list[Condition] = []
-    for stage in stages:
-        offsets += stage.positions
-        conditions += stage.conditions
-        for read in stage.reads:
-            if isinstance(read, Access):
-                offsets.append(read.offset)
-                conditions += read.conditions
-    return merge_axes(merging, offsets, conditions, namer)
 
 
 def _note(tiling: _Tiling) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from graphc.backends.c.emit import headers
 from graphc.ir.schedule import Buffer, Schedule
 from graphc.ir.source import SourceFile
 from graphc.ir.types import element_count
+from graphc.schedule.memory import ALIGNMENT
 from graphc.tune.kernel import kernel_source
 from graphc.tune.variants import Candidate
 
@@ -51,7 +52,7 @@ class Bench:
 
     def run(self, candidate: Candidate) -> float:
         """Seconds of one run with the program's threads."""
-        self._arrays = self._arrays or [_random_array(b) for b in self._buffers]
+        self._arrays = self._arrays or [random_array(b) for b in self._buffers]
         _, shared, private = candidate.emitted
         needed = shared + private * self._threads
         if self._workspace.size < needed:
@@ -67,8 +68,10 @@ class Bench:
         return self._arrays[number]
 
 
-def _random_array(buffer: Buffer) -> np.ndarray:
-    """Normal numbers; zeros and ones where nothing is floating."""
+def random_array(buffer: Buffer) -> np.ndarray:
+    """Normal numbers; zeros and ones where nothing is floating. It lies as the arena's arrays do,
+    on which whole lines are stored.
+    """
     generator = np.random.default_rng(_SEED)
     size = element_count(buffer.shape)
     count = min(size, _PATTERN)
@@ -77,4 +80,7 @@ def _random_array(buffer: Buffer) -> np.ndarray:
         if buffer.dtype.is_float
         else generator.integers(0, 2, count)
     )
-    return np.resize(pattern.astype(buffer.dtype.numpy), size)
+    dtype = buffer.dtype.numpy
+    array = aligned_bytes(size * dtype.itemsize, ALIGNMENT).view(dtype)
+    array[...] = np.resize(pattern.astype(dtype), size)
+    return array

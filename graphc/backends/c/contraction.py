@@ -162,11 +162,8 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
 def _dot_kernel(block: BlockSizes, in_place: InPlace | None) -> _MicroKernel:
     """Every accumulator is a vector of depth, added up at the end."""
     rows, columns = range(block.rows), range(block.vectors)
-    places = ["column{n}" if in_place is not None else "{n} * LANES"] * block.vectors
-    loads = ", ".join(
-        f"b{n} = *(const vector *)(b + {place.format(n=n)})" for n, place in enumerate(places)
-    )
-    step = "LANES" if in_place is not None else "NR * LANES"
+    lane, step = ("{n} * LANES", "NR * LANES") if in_place is None else ("column{n}", "LANES")
+    loads = ", ".join(f"b{n} = *(const vector *)(b + {lane.format(n=n)})" for n in columns)
 
     def each(text: str, separator: str = "; ") -> list[str]:
         return [separator.join(text.format(r=r, n=n) for n in columns) + ";" for r in rows]
