@@ -11,7 +11,8 @@ Resident = Literal["rows", "columns", "none"]
 @dataclass(frozen=True)
 class TileBlocks:
     """How a tiled product is cut: ``tiles``, ``columns`` and ``rows`` of one task, ``pieces`` of
-    the tiles summed on their own, and the rows and vectors of the register block.
+    the tiles summed on their own, and the rows and vectors of the register block. Where tiles of
+    positions are finished, ``rows`` are the channels that are summed in registers.
     """
 
     tiles: int

@@ -20,7 +20,7 @@ abs ceil cos erf exp expm1 fabs floor log log1p math_errhandling max min omp_get
 sqrt tanh
 """
 _OWN = """
-arrays at batch_number block column column_task columns depth done first first_panel first_row flat
+arrays at batch_number block channel column column_task columns depth done first first_panel first_row flat
 from held lane left micro_kernel mine more packed_columns packed_rows panel panels piece row
 row_task rows run seconds slot start stop stop_column sum target task threads tile tiles to vector
 workspace base chunk cut_start cut_stop end end_block filters first_block my_columns my_rows number

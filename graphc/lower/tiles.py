@@ -37,7 +37,12 @@ from graphc.lower.streams import stream_lines
 from graphc.passes.sliding import SlidingProduct, Window
 from graphc.passes.toom_cook import straight_line, transposed
 from graphc.passes.windows import window_sizes
-from graphc.schedule.blocking import STREAMED_BYTES, position_blocks, tap_blocks
+from graphc.schedule.blocking import (
+    STREAMED_BYTES,
+    channel_depth,
+    position_blocks,
+    tap_blocks,
+)
 
 RESULTS = "results"  # a finished tile: positions, lanes
 
@@ -137,7 +142,8 @@ def _positions(
         filter_bytes > STREAMED_BYTES,
         blocks
         or position_blocks(
-            tiling.count, points, form.inner.extent, form.across.extent, dtype, block
+            tiling.count, points, form.inner.extent, form.across.extent,
+            channel_depth(tiling.algorithms, form.inner.extent), dtype, block,
         ),
         dtype, _note(tiling), windows,
     )  # fmt: skip

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from graphc.ir.blocks import ContractionBlocks, Resident, TileBlocks
 from graphc.ir.loops import BlockSizes
+from graphc.ir.tiles import TileAlgorithm
 from graphc.ir.types import DType
 
 TILE_DEPTH = 64  # tiles summed in registers before a filter gradient is touched in memory
+_PRECISE_SIZE = 6  # of tiles whose sums over channels may be long
 _CACHE = 1 << 20  # bytes of a core's own cache that transformed tiles may fill
 _PLANE = 200 << 10  # bytes of one point's tiles that stay there while filters stream by
 _ALL_TILES = 16 << 20  # bytes of all transformed tiles that stay in a shared cache
@@ -92,15 +96,18 @@ def task_size(
 
 
 def position_blocks(
-    tiles: int, points: int, channels: int, columns: int, dtype: DType, block: BlockSizes
-) -> TileBlocks:
-    """Blocks of a tiled product whose result runs along positions; ``columns`` are elements."""
+    tiles: int, points: int, channels: int, columns: int, depth: int, dtype: DType,
+    block: BlockSizes,
+) -> TileBlocks:  # fmt: skip
+    """Blocks of a tiled product whose result runs along positions; ``columns`` are elements, and
+    ``depth`` channels are summed in registers.
+    """
     lanes = block.lanes(dtype)
     vectors = _vector_count(columns // lanes, lanes)
     rows = register_rows(vectors, block)
     if _one_block(tiles, points, channels, columns, vectors * lanes, dtype):
         high = -(-tiles // -(-tiles // rows))
-        return TileBlocks(tiles, vectors * lanes, channels, 1, high, vectors)
+        return TileBlocks(tiles, vectors * lanes, depth, 1, high, vectors)
     row_bytes = channels * dtype.size
     fits = 2 * rows * points * row_bytes <= _CACHE + _CACHE // 10
     most = 2 * rows if fits else max(rows, _PLANE // row_bytes // rows * rows)
@@ -113,7 +120,7 @@ def position_blocks(
         if w * most * points * dtype.size <= _PRODUCTS and tasks * columns >= _TASKS * w
     ]  # fmt: skip
     chunk = max([*small, widths[0]])
-    return TileBlocks(most, chunk, channels, 1, min(rows, most), vectors)
+    return TileBlocks(most, chunk, depth, 1, min(rows, most), vectors)
 
 
 def _one_block(
@@ -123,6 +130,18 @@ def _one_block(
     per_channel = points * channels * dtype.size
     near = tiles * per_channel <= _ALL_TILES and 2 * tiles <= columns
     return near and columns // panel >= _TASKS
+
+
+def channel_depth(algorithms: Sequence[TileAlgorithm], channels: int) -> int:
+    """Channels of a tiled product that are summed in registers before the sums of others are added.
+
+    Large tiles lose digits, of which shorter sums win back half; a block costs a visit to the sums.
+    """
+    if max(a.size for a in algorithms) <= _PRECISE_SIZE:
+        return channels
+    vector = math.gcd(channels, 16)
+    depths = range(TILE_DEPTH, 0, -vector) if channels > TILE_DEPTH else (channels,)
+    return next(depth for depth in depths if channels % depth == 0)
 
 
 def register_rows(vectors: int, block: BlockSizes) -> int:

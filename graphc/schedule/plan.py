@@ -31,7 +31,7 @@ def make_schedule(
     Without a register ``block`` it is for a device: channels run fastest, sums are as they stand.
     ``exact`` keeps every sum of products as it stands: no tiled (Winograd) convolution.
     """
-    products = Products(block, exact)
+    products = Products(graph, block, exact)
     groups = fuse(graph, products.refusal)
     stored = _stored_nodes(graph, [group.members for group in groups])
     single = _kernels(graph, groups, stored, products)

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from graphc.ir.graph import Node
+from graphc.ir.graph import Graph, Node, users
 from graphc.ir.loops import BlockSizes
 from graphc.ir.tiles import TileAlgorithm
 from graphc.ir.types import Axis, DType, element_count
 from graphc.passes.classify import Factors, contraction_factors
+from graphc.passes.scatters import window_scatter
 from graphc.passes.sliding import sliding_product
 from graphc.passes.windows import window_sizes
 from graphc.schedule.choose import Choice, choose_tiles, stored_type, tile_type
 from graphc.schedule.product_tiles import MOST_BATCHES, ROWS
+from graphc.schedule.scatters import scatter_fits
 
 
 @dataclass
 class Products:
     """The choices of one schedule; ``block`` is None for a device."""
 
+    graph: Graph
     block: BlockSizes | None
     exact: bool
     choices: dict[Node, Choice | None] = field(default_factory=dict)
+
+    @cached_property
+    def _users(self) -> dict[Node, list[Node]]:
+        return users(self.graph.nodes)
 
     def choice(self, leader: Node) -> Choice | None:
         """Tiles or the plain sum, where a window slides."""
@@ -32,9 +40,36 @@ class Products:
             found = None
             if self.block is not None and dtype is not None:
                 equation = leader.op_equation()
-                found = choose_tiles(equation, dtype, self.block, self.exact, stored_type(leader))
+                found = choose_tiles(
+                    equation, dtype, self.block, self.exact, stored_type(leader),
+                    self._window_check(leader),
+                )  # fmt: skip
             self.choices[leader] = found
         return self.choices[leader]
+
+    def _window_check(self, leader: Node) -> Callable[[Sequence[TileAlgorithm]], bool]:
+        """Whether tiles cut no window of their results' pools, or of scatters that they read."""
+        pools = tuple(self._pools(leader))
+        scatters = [o for o in leader.inputs if window_scatter(o) is not None]
+
+        def check(algorithms: Sequence[TileAlgorithm]) -> bool:
+            cut = any(tile_refusal(leader, algorithms, pool) for pool in pools)
+            return not cut and all(scatter_fits(leader, o, o, algorithms) for o in scatters)
+
+        return check
+
+    def _pools(self, leader: Node) -> Iterator[Node]:
+        """Reductions over windows of a leader's results, or of maps of them."""
+        maps = [leader]
+        for node in maps:
+            for user in self._users[node]:
+                equation = user.equation
+                if equation is None or user in maps:
+                    continue
+                if window_sizes(equation) is not None:
+                    yield user
+                elif equation.is_map and user.shape == leader.shape:
+                    maps.append(user)
 
     def refusal(self, leader: Node, pool: Node) -> str | None:
         """Why windows of a product's results are not reduced in its kernel; None if they are.

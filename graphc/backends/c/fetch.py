@@ -1,17 +1,36 @@
-"""What later tiles will read is fetched while this one is computed."""
+"""What later tiles will read and write is fetched while this one is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from graphc.backends.c.printer import index_text
 from graphc.ir.index import Index, axis_index, constant
-from graphc.ir.loops import Assign, Declare, Patch, PatchWindows, Statement, Store, TileProduct
+from graphc.ir.loops import (
+    Assign,
+    Declare,
+    Loop,
+    Patch,
+    PatchWindows,
+    Statement,
+    Store,
+    TileProduct,
+)
 from graphc.ir.scalar import Call, Load, Scalar, plain_load
 from graphc.ir.types import Axis
 
-_PATCHES, _TILES = 4, 2  # tiles ahead: of patches, of what the epilogue reads
+_PATCHES, _TILES = 4, 2  # tiles ahead: of patches, of what the epilogue touches
 _FILTERS, _REGION = 4, 2048  # channels ahead, bytes of a channel's filters
+
+
+class _Access(NamedTuple):
+    """An element of an array and its size in bytes."""
+
+    buffer: str
+    offset: Index
+    size: int
+    written: bool
 
 
 def fetch_patch(patch: Patch, tile: Axis, lanes: int) -> list[str]:
@@ -26,7 +45,7 @@ def fetch_patch(patch: Patch, tile: Axis, lanes: int) -> list[str]:
         return []
     *others, last = patch.positions
     place = patch.first.offset + (last.extent - new) * lanes
-    return _fetch(patch.first, place, tile, _PATCHES, others, patch.steps, new * lanes)
+    return _fetch(_read(patch.first), place, tile, _PATCHES, others, patch.steps, new * lanes)
 
 
 def _fetch_windows(windows: PatchWindows, tile: Axis, lanes: int) -> list[str]:
@@ -39,7 +58,7 @@ def _fetch_windows(windows: PatchWindows, tile: Axis, lanes: int) -> list[str]:
         new = min(load.offset.coefficient(tile.name) // lanes, last.extent)
         if steps[-2:] == (lanes, 1) and new > 0:
             place = load.offset + (last.extent - new) * lanes
-            lines += _fetch(load, place, tile, _PATCHES, others, steps, new * lanes)
+            lines += _fetch(_read(load), place, tile, _PATCHES, others, steps, new * lanes)
     return lines
 
 
@@ -57,46 +76,63 @@ def fetch_filters(patch: Patch, channel: Axis) -> list[str]:
     count = high - low + 1
     if count * load.dtype.size > _REGION:
         return []
-    return _fetch(load, start + low, channel, _FILTERS, (), (), count)
+    return _fetch(_read(load), start + low, channel, _FILTERS, (), (), count)
 
 
 def fetch_epilogue(body: TileProduct, lanes: int) -> list[str]:
-    """Whole tiles of the arrays that the epilogue reads; what all tiles share is near anyway."""
+    """Whole tiles of the arrays that the epilogue reads and, unless past the caches, writes; what
+    all tiles share is near anyway.
+    """
+    regions = [(body.results, body.epilogue)]
+    if body.windows is not None:
+        after = body.windows.after
+        regions.append((body.windows.axes, (*body.windows.statements, *after)))
     lines: list[str] = []
-    positions, tile = body.results, body.tiles[-1]
-    for load in dict.fromkeys(_loads(body.epilogue)):
-        steps = [load.offset.coefficient(a.name) for a in positions]
-        known = load.offset.is_affine and load.offset.coefficient(body.lane.name) == 1
-        if not known or steps[-1] != lanes or not load.offset.coefficient(tile.name):
-            continue
-        start = {a.name: constant(0) for a in (*positions, body.lane)}
-        place = load.offset.substitute(start)
-        count = positions[-1].extent * lanes
-        lines += _fetch(load, place, tile, _TILES, positions[:-1], steps, count)
+    tile = body.tiles[-1]
+    for positions, statements in regions:
+        for access in dict.fromkeys(_accesses(statements)):
+            steps = [access.offset.coefficient(a.name) for a in positions]
+            lane = access.offset.is_affine and access.offset.coefficient(body.lane.name) == 1
+            if not lane or steps[-1] != lanes or not access.offset.coefficient(tile.name):
+                continue
+            start = {a.name: constant(0) for a in (*positions, body.lane)}
+            place = access.offset.substitute(start)
+            count = positions[-1].extent * lanes
+            lines += _fetch(access, place, tile, _TILES, positions[:-1], steps, count)
     return lines
 
 
 def _fetch(
-    load: Load, place: Index, tile: Axis, ahead: int, axes: Sequence[Axis], steps: Sequence[int],
-    count: int,
+    access: _Access, place: Index, tile: Axis, ahead: int, axes: Sequence[Axis],
+    steps: Sequence[int], count: int,
 ) -> list[str]:  # fmt: skip
     """``count`` neighbours at every position of the axes, ``ahead`` tiles further."""
     place = place + place.coefficient(tile.name) * ahead
     for axis, step in zip(axes, steps, strict=False):
         place = place + axis_index(axis.name) * step
-    size = load.dtype.size
+    size = access.size
     loops = [
         f"{'  ' * depth}for (long {a.name} = 0; {a.name} < {a.extent}; {a.name}++)"
         for depth, a in enumerate(axes)
     ]
-    call = f"gc_fetch({load.buffer}, ({index_text(place)}) * {size}, {count * size});"
+    call = "gc_fetch_to_write" if access.written else "gc_fetch"
+    call = f"{call}({access.buffer}, ({index_text(place)}) * {size}, {count * size});"
     return [*loops, f"{'  ' * len(loops)}{call}"]
 
 
-def _loads(statements: Iterable[Statement]) -> Iterator[Load]:
+def _accesses(statements: Iterable[Statement]) -> Iterator[_Access]:
     for statement in statements:
+        if isinstance(statement, Loop):
+            yield from _accesses(statement.body)
         if isinstance(statement, Declare | Assign | Store):
-            yield from _loads_of(statement.value)
+            yield from map(_read, _loads_of(statement.value))
+        if isinstance(statement, Store):
+            size = statement.value.dtype.size
+            yield _Access(statement.buffer, statement.offset, size, written=True)
+
+
+def _read(load: Load) -> _Access:
+    return _Access(load.buffer, load.offset, load.dtype.size, written=False)
 
 
 def _loads_of(value: Scalar) -> Iterator[Load]:

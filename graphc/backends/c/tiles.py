@@ -95,7 +95,8 @@ def _positions_source(
     text = render(
         "c/tile_positions.c.jinja",
         **_common(routine, body, vector_bytes), parameters=parameters, channels=channels,
-        chunk=blocks.columns, channel=body.channel.name, row=body.rows.name,
+        depth=blocks.rows, parted=blocks.rows < channels, chunk=blocks.columns,
+        channel=body.channel.name, row=body.rows.name,
         filter=_patch_transform(body.left, body.dtype, lanes, body.channel, past=past),
         streamed=streamed,
         one_block=one_block, stream_filters=past, stream_results=_streams(body), fetch=fetched,
