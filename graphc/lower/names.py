@@ -33,10 +33,10 @@ transformed_columns transformed_rows paired staged
 _DEVICE = """
 across active batch_number before blockdim blockidx column_tile columns_depth columns_flat
 columns_inside columns_line columns_place columns_tile copy done down element empty expf finished
-first_columns first_rows full griddim group half high index inside load logf low lower max min result
-output outputs part part_column part_row partial_sums phase place position rank row_tile rows_depth
-rows_flat rows_inside rows_line rows_place rows_tile shared stage step steps sums team thread
-threadidx tile_column tile_row valid warp warp_column warp_row width window worker workers
+first_columns first_rows full griddim group half high index inside load logf low lower max min
+output outputs part part_column part_row partial_sums phase place position rank result row_tile
+rows_depth rows_flat rows_inside rows_line rows_place rows_tile shared stage step steps sums team
+thread threadidx tile_column tile_row valid warp warp_column warp_row width window worker workers
 """
 RESERVED = frozenset(f"{_LANGUAGE} {_FUNCTIONS} {_OWN}".split())
 RESERVED_ON_DEVICE = RESERVED | frozenset(_DEVICE.split())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from graphc.ir.equation import read_symbol
-from graphc.ir.grid import GridNest, GridProduct, Multiply, Operand
+from graphc.ir.grid import GridNest, GridProduct, Multiply, Operand, ProductTile, TileSums
 from graphc.ir.index import Index, axis_index
 from graphc.ir.layout import row_major
 from graphc.ir.loops import Assign, Declare, Loop, Statement, Store
@@ -21,7 +21,7 @@ from graphc.lower.contraction import factor_accesses, factor_conditions
 from graphc.lower.freeze import MutableEnvironment, as_type, freeze, widened
 from graphc.lower.lanes import moved_lanes
 from graphc.lower.names import Namer
-from graphc.lower.nest import NestPlan, element_epilogue, epilogue_accesses
+from graphc.lower.nest import NestPlan, Total, element_epilogue, epilogue_accesses
 from graphc.lower.pooled import pooled_value
 from graphc.lower.reduction import Stage
 from graphc.lower.row_windows import RowWindows, finish_windows, grid_windows
@@ -88,16 +88,19 @@ def build_product(
         finish = pieces_in_order(plan, merged, (*batch, *axes[0], *axes[1]), pieces, wide, windows)
         lanes, body = in_wide_lanes((Axis(COLUMN, n),), dtype, plan.namer, partial)
         axes = ((), ())
-    sums = None
-    if plan.total is not None:
-        over_rows = sums_over_rows(plan.total, columns.axes)
-        kept, over, size = (columns, m, tile.rows) if over_rows else (rows, n, tile.columns)
-        parts = extent(batch) * -(-over // size)
-        sums = tile_sums(plan.total, kept.axes, parts, over_rows=over_rows)
+    sums = _sums(plan.total, extent(batch), rows, columns, tile) if plan.total is not None else None
     return GridProduct(
         batch, depth.axes, sides[0], sides[1], tile, pieces, axes[0], axes[1], lanes, body, after,
         sums, finish, factor, dtype, wide, reason,
     )  # fmt: skip
+
+
+def _sums(total: Total, batch: int, rows: Side, columns: Side, tile: ProductTile) -> TileSums:
+    """What follows the epilogue where its values are added up: a partial sum for each tile."""
+    over_rows = sums_over_rows(total, columns.axes)
+    kept, over, size = (columns, rows, tile.rows) if over_rows else (rows, columns, tile.columns)
+    parts = batch * -(-extent(over.axes) // size)
+    return tile_sums(total, kept.axes, parts, over_rows=over_rows)
 
 
 def kept_value(

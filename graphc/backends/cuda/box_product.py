@@ -312,9 +312,10 @@ def _sum_lines(printer: CudaPrinter, product: BoxProduct) -> SumLines | None:
     if _count(product.batch) > 1:
         tile = f"(batch_number * {other.tiles} + {tile})"
     lines = _element_lines(printer, [side], words([result, edges]), {flat: places[flat]})
+    number = f"{tile} * {parts} + {number}" if parts > 1 else tile
     lines += [
         f"const {printer.index} result = {result};",
-        f"const {printer.index} number = {tile} * {parts} + {number};",
+        f"const {printer.index} number = {number};",
     ]
     inside = f"!({edges})" if edges else ""
     return sum_lines(
