@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from graphc.ir.grid import GridNest
+from graphc.ir.grid import GridNest, TileSums
 from graphc.ir.index import Index
 from graphc.ir.loops import Statement
 from graphc.ir.types import Axis, DType, element_count
@@ -140,6 +140,7 @@ class BoxProduct:
         epilogue: statements for the element, or the lanes, at a place of the axes M and N, whose
             sums are the buffer ``sums`` at ``place``.
         windows: what follows the epilogue, where windows of its values are reduced.
+        sums: the same, where its values are added up over one side; then there are no pieces.
         finish: the sum of the pieces in order, and the real epilogue, if there are several.
         factor, dtype: the elements of the tiles, 16 bits each, and of the sums.
         wide: whether a place in an array may need 64 bits.
@@ -156,6 +157,7 @@ class BoxProduct:
     lanes: int
     epilogue: tuple[Statement, ...]
     windows: BoxWindows | None
+    sums: TileSums | None
     finish: GridNest | None
     factor: DType
     dtype: DType

@@ -8,7 +8,7 @@ from typing import Literal
 from graphc.ir.index import Index
 from graphc.ir.loops import Parameter, Statement
 from graphc.ir.scalar import Condition, Scalar
-from graphc.ir.types import Axis, DType
+from graphc.ir.types import Axis, DType, element_count
 
 # Multiply-adds of the factors' own type, or the tensor cores' products of narrower factors.
 Multiply = Literal["fma", "tf32", "bf16", "f16"]
@@ -130,6 +130,30 @@ class GridWindows:
 
 
 @dataclass(frozen=True)
+class TileSums:
+    """Sums of finished results over one side of a product: over each tile, then over the tiles.
+
+    Attributes:
+        over: the side whose places are added up.
+        axes: of the other side, all of which are kept.
+        parts: partial sums of each result, from as many parts of tiles; they lie together.
+        buffer: where the results are stored.
+        nest: adds up the partial sums, and stores the results.
+    """
+
+    over: Literal["rows", "columns"]
+    axes: tuple[Axis, ...]
+    parts: int
+    buffer: str
+    nest: GridNest
+
+    @property
+    def partial_sums(self) -> int:
+        """Of all results together."""
+        return self.parts * element_count(tuple(axis.extent for axis in self.axes))
+
+
+@dataclass(frozen=True)
 class GridProduct:
     """out[batch, m, n] = epilogue(sum over k of rows[batch, m, k] * columns[batch, k, n]) by tiles.
 
@@ -143,6 +167,7 @@ class GridProduct:
         epilogue: statements for the element, or the lanes, at ``row`` and ``column`` of the matrix,
             whose sums are the buffer ``sums`` at its ``place``.
         windows: what follows the epilogue, where windows of its values are reduced.
+        sums: the same, where its values are added up over one side; then there are no pieces.
         finish: the sum of the pieces in order, and the real epilogue, if there are several.
         factor, dtype: the elements of the tiles, and of the sums.
         wide: whether a place in an array may need 64 bits.
@@ -160,6 +185,7 @@ class GridProduct:
     lanes: int
     epilogue: tuple[Statement, ...]
     windows: GridWindows | None
+    sums: TileSums | None
     finish: GridNest | None
     factor: DType
     dtype: DType

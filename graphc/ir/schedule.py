@@ -39,7 +39,9 @@ class KernelPlan:
     where such a sum slides a window and is computed by ``algorithms``, one a dimension. Either is
     cut by its blocks; where these say nothing, ``schedule/blocking.py`` decides by the sizes that
     lowering finds. ``pooled`` are the last nodes: reductions over windows of the leader's results
-    and maps of what these give, computed while a tile of results is at hand. ``scattered`` are
+    and maps of what these give, computed while a tile of results is at hand; after them come the
+    ``summed``: a sum of a value of the leader's shape, by way of partial sums where there are two,
+    which the kernel begins in its tiles. ``scattered`` are
     operands that no array holds, each with the scatter through an argmax whose values the kernel
     puts in place as it reads patches.
     "rows" is a chain of equations over common rows (``passes/rows.py``), "side by side" several
@@ -55,13 +57,14 @@ class KernelPlan:
     contraction_blocks: ContractionBlocks = BY_RULE
     tile_blocks: TileBlocks | None = None
     pooled: tuple[Node, ...] = ()
+    summed: tuple[Node, ...] = ()
     parts: tuple[KernelPlan, ...] = ()
     scattered: tuple[tuple[Node, Node], ...] = ()
 
     @property
     def unpooled(self) -> tuple[Node, ...]:
         """The nodes of the leader's own shape."""
-        return self.nodes[: len(self.nodes) - len(self.pooled)]
+        return self.nodes[: len(self.nodes) - len(self.pooled) - len(self.summed)]
 
     @property
     def operands(self) -> tuple[Node, ...]:

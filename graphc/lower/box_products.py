@@ -5,9 +5,20 @@ into shared memory by themselves, and four warps at a time multiply them there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from graphc.ir.boxes import BoxOperand, BoxProduct, BoxWindows, Dimension, Span, first_long
+from graphc.ir.boxes import (
+    FINISHED_COLUMNS,
+    GROUP_ROWS,
+    BoxOperand,
+    BoxProduct,
+    BoxWindows,
+    Dimension,
+    GroupTile,
+    Span,
+    first_long,
+)
+from graphc.ir.grid import TileSums
 from graphc.ir.index import Index, axis_index
 from graphc.ir.layout import row_major
 from graphc.ir.loops import Statement, Store
@@ -17,10 +28,9 @@ from graphc.lower.access import Merged, merge_axes
 from graphc.lower.boxes import Tensor, covered, depth_patch, find_tensor, own_patch
 from graphc.lower.names import Namer
 from graphc.lower.nest import NestPlan, element_epilogue, epilogue_accesses
-from graphc.lower.pooled import pooled_statements, pooled_value
+from graphc.lower.pooled import pooled_statements
 from graphc.lower.products import (
     BATCH,
-    PARTIAL,
     PIECE,
     PLACE,
     SUMS,
@@ -29,6 +39,7 @@ from graphc.lower.products import (
     finished_sum,
     in_wide_lanes,
     is_plain,
+    kept_value,
     moved_axes,
     multiply_kind,
     own_axes,
@@ -38,6 +49,7 @@ from graphc.lower.products import (
     side_operand,
 )
 from graphc.lower.row_windows import RowWindows
+from graphc.lower.tile_sums import PARTIAL, sums_over_rows, tile_sums
 from graphc.passes.classify import Factors
 from graphc.schedule.box_tiles import DEPTH, SUMS_LINE, TILE_SIZES, TileCounts, choose_box_tile
 
@@ -74,7 +86,7 @@ def build_box_product(
     halved = {size for size, patch in column_patches.items() if _in_halves(boxes.columns, patch)}
     counts = TileCounts(
         batch, _tiles(row_axes, row_patches), _tiles(column_axes, column_patches), halved, total,
-        windows is None,
+        windows is None and plan.total is None,
     )  # fmt: skip
     if not any(map(counts.fits, TILE_SIZES)):
         return "no patch of its axes fills a tile"
@@ -89,13 +101,14 @@ def build_box_product(
     wide = max([*places, batch * m * n * pieces]) >= WIDE
     lanes, body = _epilogue(plan, boxes, pieces, columns.spans[-1].size, windows)
     after = _windows(boxes, rows.spans, windows) if windows is not None else None
+    sums = _sums(plan, boxes, rows, columns, tile) if plan.total is not None else None
     finish, dtype = None, plan.stages[0].node.dtype.arithmetic
     if pieces > 1:
         axes = (*boxes.batch, *row_axes, *column_axes)
         finish = pieces_in_order(plan, boxes.merged, axes, pieces, wide, None)
     return BoxProduct(
         boxes.batch, depth, rows, columns, tile, pieces, -(-total // pieces), lanes, body, after,
-        finish, boxes.factor, dtype, wide,
+        sums, finish, boxes.factor, dtype, wide,
         f"batch {batch}, M {m}, N {n}, K {extent(boxes.depth)} {reason}",
     )  # fmt: skip
 
@@ -199,10 +212,7 @@ def _epilogue(
 
     def whole(step: Mapping[str, Index]) -> list[Statement]:
         found = element_epilogue(plan, moved_axes(boxes.merged, step), finished_sum(step, dtype))
-        if windows is None:
-            return found
-        place = axis_index(PLACE).substitute(step)
-        return [*found, Store(SUMS, place, pooled_value(windows.pooled))]  # instead of the sum
+        return [*found, *kept_value(plan, windows, step)]
 
     def partial(step: Mapping[str, Index]) -> list[Statement]:
         return [Store(PARTIAL, flat.substitute(step), finished_sum(step, dtype))]
@@ -212,6 +222,23 @@ def _epilogue(
         return in_wide_lanes(columns, dtype, plan.namer, partial, min(16, aligned))
     widest = 32 if any(kind.is_half for _, _, _, kind in plan.stores) else 16
     return in_wide_lanes(columns, dtype, plan.namer, whole, min(widest, aligned))
+
+
+def _sums(
+    plan: NestPlan, boxes: _Boxes, rows: BoxOperand, columns: BoxOperand, tile: GroupTile
+) -> TileSums:
+    """What follows the epilogue where its values are added up: a partial sum for each part of a
+    tile that is finished at once.
+    """
+    assert plan.total is not None
+    total = replace(plan.total, offset=plan.total.offset.substitute(boxes.merged.values))
+    over_rows = sums_over_rows(total, boxes.columns.operand.axes)
+    parts = extent(boxes.batch)
+    if over_rows:
+        kept, parts = boxes.columns, parts * rows.tiles * (tile.rows // GROUP_ROWS)
+    else:
+        kept, parts = boxes.rows, parts * columns.tiles * (tile.columns // FINISHED_COLUMNS)
+    return tile_sums(total, kept.operand.axes, parts, over_rows=over_rows)
 
 
 def _windows(boxes: _Boxes, spans: Sequence[Span], windows: RowWindows) -> BoxWindows:

@@ -11,6 +11,7 @@ from graphc.ir.index import Index
 from graphc.ir.types import Axis
 from graphc.lower.names import Namer
 from graphc.lower.nest import Array
+from graphc.passes.sums import ArraySum
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Group:
     """The nodes of a kernel with their equations over common axes, and the arrays they touch.
 
     ``outputs`` are the axes of the result; ``places`` gives those that were replaced by others.
-    ``pooled`` holds the nodes over windows of a value of these nodes, ``scattered`` the maps of
-    operands that lie in no array.
+    ``pooled`` holds the nodes over windows of a value of these nodes, ``summed`` is a sum of one of
+    them, ``scattered`` the maps of operands that lie in no array.
     """
 
     nodes: tuple[Node, ...]
@@ -31,4 +32,5 @@ class Group:
     outputs: tuple[Axis, ...]
     places: Mapping[str, Index] = field(default_factory=dict)
     pooled: Group | None = None
+    summed: ArraySum | None = None
     scattered: Mapping[Node, Node] = field(default_factory=dict)

@@ -20,8 +20,8 @@ abs ceil cos erf exp expm1 fabs floor log log1p math_errhandling max min omp_get
 sqrt tanh
 """
 _OWN = """
-arrays at batch_number block channel column column_task columns depth done first first_panel first_row flat
-from held lane left micro_kernel mine more packed_columns packed_rows panel panels piece row
+arrays at batch_number block channel column column_task columns depth done first first_panel
+first_row flat from held lane left micro_kernel mine more packed_columns packed_rows panel panels piece row
 row_task rows run seconds slot start stop stop_column sum target task threads tile tiles to vector
 workspace base chunk cut_start cut_stop end end_block filters first_block my_columns my_rows number
 packed partial transpose vector_start first_column multiply patch point products results sums tap
@@ -34,9 +34,9 @@ _DEVICE = """
 across active batch_number before blockdim blockidx column_tile columns_depth columns_flat
 columns_inside columns_line columns_place columns_tile copy done down element empty expf finished
 first_columns first_rows full griddim group half high index inside load logf low lower max min
-output outputs part part_column part_row partial_sums phase place position rank row_tile rows_depth
-rows_flat rows_inside rows_line rows_place rows_tile shared stage step steps sums team thread
-threadidx tile_column tile_row valid warp warp_column warp_row width window worker workers
+output outputs part part_column part_row partial_sums phase place position rank result row_tile
+rows_depth rows_flat rows_inside rows_line rows_place rows_tile shared stage step steps sums team
+thread threadidx tile_column tile_row valid warp warp_column warp_row width window worker workers
 """
 RESERVED = frozenset(f"{_LANGUAGE} {_FUNCTIONS} {_OWN}".split())
 RESERVED_ON_DEVICE = RESERVED | frozenset(_DEVICE.split())

@@ -50,15 +50,28 @@ class Array:
     streamed: bool = False
 
 
+@dataclass(frozen=True)
+class Total:
+    """The sum of a local ``value`` over all axes but those that ``offset`` names; what it is stored
+    as, and where.
+    """
+
+    value: Name
+    buffer: str
+    offset: Index
+    dtype: DType
+
+
 @dataclass
 class NestPlan:
-    """Everything that the loops are built from."""
+    """Everything that the loops are built from; ``total`` is a sum over its output axes."""
 
     axes: tuple[Axis, ...]
     stages: list[Stage]
     namer: Namer
     stores: list[tuple[str, Index, str, DType]] = field(default_factory=list)
     streamed: frozenset[str] = frozenset()
+    total: Total | None = None
 
 
 def make_stage(
@@ -136,7 +149,8 @@ def merge_outputs(plan: NestPlan) -> Merged:
 def epilogue_accesses(plan: NestPlan) -> tuple[list[Index], list[Condition]]:
     """Where what follows the leader reads and writes, and under which conditions."""
     offsets, conditions = stage_accesses(plan.stages[1:])
-    return offsets + [offset for _, offset, _, _ in plan.stores], conditions
+    offsets += [offset for _, offset, _, _ in plan.stores]
+    return offsets + ([plan.total.offset] if plan.total is not None else []), conditions
 
 
 def element_epilogue(plan: NestPlan, merged: Merged, total: Scalar) -> list[Statement]:

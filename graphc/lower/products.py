@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from graphc.ir.equation import read_symbol
-from graphc.ir.grid import GridNest, GridProduct, Multiply, Operand
+from graphc.ir.grid import GridNest, GridProduct, Multiply, Operand, ProductTile, TileSums
 from graphc.ir.index import Index, axis_index
 from graphc.ir.layout import row_major
 from graphc.ir.loops import Assign, Declare, Loop, Statement, Store
@@ -18,18 +18,19 @@ from graphc.ir.scalar import Call, Condition, Inside, Load, Name, Number
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import Access, Merged, merge_axes, substitute_conditions
 from graphc.lower.contraction import factor_accesses, factor_conditions
-from graphc.lower.freeze import MutableEnvironment, as_type, freeze
+from graphc.lower.freeze import MutableEnvironment, as_type, freeze, widened
 from graphc.lower.lanes import moved_lanes
 from graphc.lower.names import Namer
-from graphc.lower.nest import NestPlan, element_epilogue, epilogue_accesses
+from graphc.lower.nest import NestPlan, Total, element_epilogue, epilogue_accesses
 from graphc.lower.pooled import pooled_value
 from graphc.lower.reduction import Stage
 from graphc.lower.row_windows import RowWindows, finish_windows, grid_windows
 from graphc.lower.teams import one_each
+from graphc.lower.tile_sums import PARTIAL, sums_over_rows, tile_sums
 from graphc.passes.classify import Factor, Factors
 from graphc.schedule.product_tiles import choose_tile
 
-SUMS, PLACE, PARTIAL = "sums", "place", "partial"  # names that the epilogue may use
+SUMS, PLACE = "sums", "place"  # names that the epilogue may use
 ROW, COLUMN, BATCH, PIECE = "row", "column", "batch_number", "piece"
 SUMS_PADDING = 8  # lines of the finished tile start in different banks
 _COPIES = (16, 8, 4)  # bytes of one asynchronous copy
@@ -60,7 +61,9 @@ def build_product(
     sides = _operands(leader, (rows, columns), depth, factor, plan.namer)
     batch = tuple(a for a in factors.batch if a.extent > 1)
     m, n, k = extent(rows.axes), extent(columns.axes), extent(depth.axes)
-    tile, pieces, reason = choose_tile(extent(batch), m, n, k, multiply, factor)
+    tile, pieces, reason = choose_tile(
+        extent(batch), m, n, k, multiply, factor, divisible=plan.total is None
+    )
     wide = max([*places, extent(batch) * m * n * pieces]) >= WIDE
     out_rows, out_columns = (_merged_for_epilogue(plan, side.axes) for side in (rows, columns))
     ones = merge_axes([a for a in factors.batch if a.extent == 1], (), (), plan.namer)
@@ -70,10 +73,7 @@ def build_product(
 
     def whole(step: Mapping[str, Index]) -> list[Statement]:
         found = element_epilogue(plan, moved_axes(merged, step), finished_sum(step, dtype))
-        if windows is None:
-            return found
-        place = axis_index(PLACE).substitute(step)
-        return [*found, Store(SUMS, place, pooled_value(windows.pooled))]  # instead of the sum
+        return [*found, *kept_value(plan, windows, step)]
 
     def partial(step: Mapping[str, Index]) -> list[Statement]:
         return [_store_partial(step, dtype, extent(batch), m, n)]
@@ -88,10 +88,32 @@ def build_product(
         finish = pieces_in_order(plan, merged, (*batch, *axes[0], *axes[1]), pieces, wide, windows)
         lanes, body = in_wide_lanes((Axis(COLUMN, n),), dtype, plan.namer, partial)
         axes = ((), ())
+    sums = _sums(plan.total, extent(batch), rows, columns, tile) if plan.total is not None else None
     return GridProduct(
         batch, depth.axes, sides[0], sides[1], tile, pieces, axes[0], axes[1], lanes, body, after,
-        finish, factor, dtype, wide, reason,
+        sums, finish, factor, dtype, wide, reason,
     )  # fmt: skip
+
+
+def _sums(total: Total, batch: int, rows: Side, columns: Side, tile: ProductTile) -> TileSums:
+    """What follows the epilogue where its values are added up: a partial sum for each tile."""
+    over_rows = sums_over_rows(total, columns.axes)
+    kept, over, size = (columns, rows, tile.rows) if over_rows else (rows, columns, tile.columns)
+    parts = batch * -(-extent(over.axes) // size)
+    return tile_sums(total, kept.axes, parts, over_rows=over_rows)
+
+
+def kept_value(
+    plan: NestPlan, windows: RowWindows | None, step: Mapping[str, Index]
+) -> list[Statement]:
+    """The value that is pooled or summed stays in the tile, instead of the sum of products."""
+    if windows is not None:
+        value = pooled_value(windows.pooled)
+    elif plan.total is not None:
+        value = widened(plan.total.value)
+    else:
+        return []
+    return [Store(SUMS, axis_index(PLACE).substitute(step), value)]
 
 
 def multiply_kind(leader: Stage, tf32: bool) -> tuple[Multiply, DType]:
@@ -108,14 +130,19 @@ def multiply_kind(leader: Stage, tf32: bool) -> tuple[Multiply, DType]:
 def product_sides(
     plan: NestPlan, leader: Stage, factors: Factors, windows: RowWindows | None
 ) -> tuple[Side, Side]:
-    """The columns are the factor whose axes run through the result's memory; rows have windows."""
+    """The columns are the factor whose axes run through the result's memory; rows have windows.
+
+    Where nothing but a sum is stored, it keeps the columns.
+    """
     first, second = factors.rows, factors.columns
     first_axes, second_axes = factors.row_axes, factors.column_axes
     if windows is not None:
         turned = any(axis.name in windows.sizes for axis in second_axes)
-    else:
+    elif plan.stores:
         offset = plan.stores[0][1]
         turned = any(offset.coefficient(a.name) == 1 and a.extent > 1 for a in first_axes)
+    else:
+        turned = plan.total is not None and sums_over_rows(plan.total, first_axes)
     if turned:
         first, second, first_axes, second_axes = second, first, second_axes, first_axes
     rows, columns = _side(leader, first, first_axes), _side(leader, second, second_axes)

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from graphc.ir.equation import Equation
 from graphc.ir.graph import Node
-from graphc.ir.index import axis_index
+from graphc.ir.index import Index, axis_index, constant
 from graphc.ir.loops import BlockSizes, Contraction, Parameter, Statement, TileProduct
 from graphc.ir.routine import Body, Routine
+from graphc.ir.scalar import Name
 from graphc.ir.schedule import Buffer, KernelPlan, Schedule
 from graphc.ir.show import equation_text
 from graphc.ir.types import element_count
@@ -17,7 +18,7 @@ from graphc.lower.access import rename_axes
 from graphc.lower.contraction import build_contraction
 from graphc.lower.group import Group
 from graphc.lower.names import Namer
-from graphc.lower.nest import Array, NestPlan, build_nest, make_stage
+from graphc.lower.nest import Array, NestPlan, Total, build_nest, make_stage
 from graphc.lower.phases import split_phases
 from graphc.lower.reduction import SUFFIXES, Stage
 from graphc.lower.rows import build_rows, rename_rows
@@ -25,6 +26,7 @@ from graphc.lower.split import lane_values, recast, split_axes
 from graphc.lower.tiles import build_tiles
 from graphc.passes.classify import contraction_factors
 from graphc.passes.sliding import sliding_product
+from graphc.passes.sums import ArraySum, array_sum
 from graphc.schedule.blocking import STREAMED_BYTES
 
 
@@ -44,16 +46,17 @@ def lower_kernel(
     arrays, parameters = _parameters(plan, schedule, namer)
     values = {node: namer.name(f"{node.label}_value", SUFFIXES) for node in plan.nodes}
 
-    def group_of(nodes: tuple[Node, ...], pooled: Group | None) -> Group:
+    def group_of(nodes: tuple[Node, ...], pooled: Group | None, summed: ArraySum | None) -> Group:
         stored = tuple(node for node in plan.stored if node in nodes)
         axes = equations[nodes[0]].axes
         made = dict(plan.scattered)
         return Group(
-            nodes, equations, values, arrays, stored, namer, axes, pooled=pooled, scattered=made
-        )
+            nodes, equations, values, arrays, stored, namer, axes, pooled=pooled, summed=summed,
+            scattered=made,
+        )  # fmt: skip
 
-    pooled = group_of(plan.pooled, None) if plan.pooled else None
-    group = group_of(plan.unpooled, pooled)
+    pooled = group_of(plan.pooled, None, None) if plan.pooled else None
+    group = group_of(plan.unpooled, pooled, array_sum(plan.summed) if plan.summed else None)
     return Routine(
         plan.name, _title(plan), parameters, body(plan, group), _flops(plan),
         _bytes(plan, schedule),
@@ -90,7 +93,7 @@ def _renamed(plan: KernelPlan, namer: Namer) -> dict[Node, Equation]:
     }  # fmt: skip
     windows: dict[object, dict[str, str]] = {}
     found = {}
-    for node in plan.nodes:
+    for node in (*plan.unpooled, *plan.pooled):
         equation = node.op_equation()
         names = {a.name: c for a, c in zip(equation.axes, common[node.shape], strict=True)}
         key = (equation.reduce_axes, equation.reads, node.inputs)
@@ -140,10 +143,15 @@ def buffer_order(plan: KernelPlan, schedule: Schedule) -> tuple[int, ...]:
 
 
 def in_phases(group: Group) -> Group | None:
-    """The group with its leader's strides split into phases, if it stays a contraction."""
+    """The group with its leader's strides split into phases, if it stays a contraction and a sum
+    keeps whole axes.
+    """
     leader = group.nodes[0]
     phased = split_phases(group.equations[leader], group.namer)
     if phased is None or contraction_factors(phased.equation) is None:
+        return None
+    kept = [group.outputs[d] for d in group.summed.kept] if group.summed is not None else []
+    if any(phased.values.get(a.name, axis_index(a.name)) != axis_index(a.name) for a in kept):
         return None
     axes = phased.equation.axes
     equations = {
@@ -182,7 +190,18 @@ def nest_plan(
         for node in group.stored
     ]
     streamed = frozenset(a.name for a in group.arrays.values() if a.streamed)
-    return NestPlan(split.axes, stages, group.namer, stores, streamed)
+    total = _total(group, group.summed, index) if group.summed is not None else None
+    return NestPlan(split.axes, stages, group.namer, stores, streamed, total)
+
+
+def _total(group: Group, summed: ArraySum, index: tuple[Index, ...]) -> Total:
+    """Where the sum of a value at an ``index`` of the leader's axes is stored."""
+    node = summed.nodes[-1]
+    array = group.arrays[node]
+    zero = {a.name: constant(0) for a in group.outputs if a.extent == 1}
+    kept = tuple(index[d].substitute(zero) for d in summed.kept)
+    value = Name(group.values[summed.array], summed.array.dtype)
+    return Total(value, array.name, array.layout.offset(kept), node.dtype)
 
 
 def _lane_counts(group: Group) -> dict[str, int]:

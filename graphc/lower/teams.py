@@ -22,6 +22,15 @@ def one_each(count: int) -> Team:
     return Team(1, min(BLOCK, -(-count // WARP) * WARP), "outputs")
 
 
+def along_terms(terms: int, results: int) -> tuple[Team, str]:
+    """Threads for sums each of whose terms lie together, with the reason."""
+    if terms <= FEW_TERMS:
+        return one_each(results), "a thread for each output"
+    workers = WARP if terms <= _LONG or results >= _MANY else BLOCK
+    team = Team(workers, min(BLOCK // workers, _power_above(results)), "workers")
+    return team, f"{workers} threads share the {terms} terms of an output, neighbours in memory"
+
+
 def choose_team(
     blocks: Sequence[Sequence[Stage]], merged: Merged, namer: Namer
 ) -> tuple[Team, str]:
@@ -37,10 +46,7 @@ def choose_team(
         return one_each(results), "a thread for each output"
     along_window, along_outputs = _unit_steps(reductions, merged, namer)
     if along_window >= along_outputs:
-        workers = WARP if terms <= _LONG or results >= _MANY else BLOCK
-        outputs = min(BLOCK // workers, _power_above(results))
-        team = Team(workers, outputs, "workers")
-        return team, f"{workers} threads share the {terms} terms of an output, neighbours in memory"
+        return along_terms(terms, results)
     if results >= _MANY:
         return one_each(results), "a thread for each output, neighbours in memory"
     workers = 8 if terms <= _LONG else 32

@@ -1,7 +1,7 @@
 """Which nodes share a kernel: a leader and the maps over the same space that read it in place.
 
-Behind a product also reductions over windows of its results, where ``refusal`` says nothing
-against it, and maps of what these give.
+Behind a product also reductions over windows of its results and maps of what these give, and a sum
+over all places along one of its factors, each where ``refusal`` says nothing against it.
 """
 
 from __future__ import annotations
@@ -11,29 +11,44 @@ from dataclasses import dataclass, field
 
 from graphc.ir.graph import Graph, Node
 from graphc.passes.classify import contraction_factors, memory_bases, shares_memory
+from graphc.passes.sums import ArraySum, array_sums
 from graphc.passes.windows import window_sizes
 
-Refusal = Callable[[Node, Node], str | None]  # leader, reduction -> why it runs on its own
+# Leader, and a reduction over windows or a sum of its results -> why that runs on its own.
+Refusal = Callable[[Node, Node | ArraySum], str | None]
 
 
 @dataclass
 class Group:
     """Nodes of one kernel; ``before`` has a bit for every group that must run earlier.
 
-    ``nodes`` have the leader's shape, ``pooled`` that of the windows of its results; each in order.
+    ``nodes`` have the leader's shape, ``pooled`` that of the windows of its results, ``summed`` are
+    a sum of them; each in order.
     """
 
     number: int
     nodes: list[Node] = field(default_factory=list)
     pooled: list[Node] = field(default_factory=list)
+    summed: list[Node] = field(default_factory=list)
+    total: ArraySum | None = None
     members: set[Node] = field(default_factory=set)
     before: int = 0
 
-    def add(self, node: Node) -> None:
-        """Take a node in."""
-        pooled = self.nodes and node.shape != self.nodes[0].shape
-        (self.pooled if pooled else self.nodes).append(node)
+    def add(self, node: Node, total: ArraySum | None) -> None:
+        """Take a node in; ``total`` is the sum that it belongs to, if it does."""
+        if total is not None and self.sums(total):
+            self.summed.append(node)
+            self.total = total
+        elif self.nodes and node.shape != self.nodes[0].shape:
+            self.pooled.append(node)
+        else:
+            self.nodes.append(node)
         self.members.add(node)
+
+    def sums(self, total: ArraySum) -> bool:
+        """Whether a sum is the first of the group's values, that which is pooled, or its own."""
+        alike = not self.pooled or self.pooled[0].inputs == (total.array,)
+        return total.array in self.nodes and alike and self.total in (None, total)
 
 
 def fuse(graph: Graph, refusal: Refusal) -> list[Group]:
@@ -41,6 +56,7 @@ def fuse(graph: Graph, refusal: Refusal) -> list[Group]:
     groups: list[Group] = []
     home: dict[Node, Group] = {}
     windows: dict[object, list[Group]] = {}
+    totals = array_sums(graph)
     for node in graph.nodes:
         if node.equation is None:
             continue
@@ -49,11 +65,12 @@ def fuse(graph: Graph, refusal: Refusal) -> list[Group]:
             _inherit(node, home)
             continue
         mates = windows.setdefault(_window(node), []) if not node.equation.is_map else []
-        group = _joinable(node, mates, home, needed, refusal)
+        total = totals.get(node)
+        group = _joinable(node, mates, home, needed, total, refusal)
         if group is None:
             group = Group(len(groups))
             groups.append(group)
-        group.add(node)
+        group.add(node, total)
         before = group.before
         for other in needed:
             if other is not group:
@@ -111,7 +128,7 @@ def _propagate(groups: Sequence[Group], changed: Group) -> None:
 
 def _joinable(
     node: Node, mates: Sequence[Group], home: dict[Node, Group], needed: Sequence[Group],
-    refusal: Refusal,
+    total: ArraySum | None, refusal: Refusal,
 ) -> Group | None:  # fmt: skip
     """A group of the same space that the node may run in without a circle of waiting."""
     siblings = [] if contraction_factors(node.op_equation()) is not None else mates
@@ -124,6 +141,8 @@ def _joinable(
         if (node.op_equation().is_map or group in siblings) and _fits(node, group, home):
             return group
         if _pools(node, group) and refusal(group.nodes[0], node) is None:
+            return group
+        if total is not None and group.sums(total) and refusal(group.nodes[0], total) is None:
             return group
     return None
 
@@ -158,7 +177,8 @@ def _pools(node: Node, group: Group) -> bool:
     if sizes is None or node.inputs[0] not in group.nodes:
         return False
     if not group.pooled:
-        return contraction_factors(group.nodes[0].op_equation()) is not None
+        alike = group.total is None or group.total.array is node.inputs[0]
+        return alike and contraction_factors(group.nodes[0].op_equation()) is not None
     first = group.pooled[0]
     return first.inputs == node.inputs and window_sizes(first.op_equation()) == sizes
 

@@ -67,7 +67,7 @@ def _wishes(kernel: KernelPlan) -> list[tuple[Node, int]]:
         found.append((leader.inputs[read.operand], names.index(axis)))
     if roles.result is not None:
         across = [a.name for a in equation.axes].index(roles.result)
-        found += [(node, across) for node in kernel.stored]
+        found += [(node, across) for node in kernel.stored if node not in kernel.summed]
     return found
 
 

@@ -13,6 +13,7 @@ from graphc.ir.schedule import Buffer, KernelPlan, Schedule
 from graphc.ir.types import element_count
 from graphc.passes.classify import memory_bases
 from graphc.passes.rows import RowChain, row_chain
+from graphc.passes.sums import ArraySum, array_sums
 from graphc.passes.windows import window_sizes
 from graphc.schedule.fuse import Group, fuse
 from graphc.schedule.layout import assign_layouts
@@ -107,10 +108,11 @@ def _kernels(
 ) -> tuple[KernelPlan, ...]:
     bases = memory_bases(graph)
     updated = {bases[a.value]: a.state for a in graph.assignments}
+    totals = array_sums(graph) if products.block is None else {}
     used: dict[str, int] = {}
     plans: list[KernelPlan] = []
     for group in groups:
-        nodes = (*group.nodes, *group.pooled)
+        nodes = (*group.nodes, *group.pooled, *group.summed)
         keep = tuple(node for node in nodes if node in stored)
         if not keep:
             continue
@@ -120,8 +122,12 @@ def _kernels(
             sizes = window_sizes(group.pooled[0].op_equation()) or ()
             reason = f"{plan.reason}; reduces {_window_text(sizes)} of its results"
             plan = replace(plan, reason=reason, pooled=tuple(group.pooled))
-        elif plan.strategy == "nest":
-            plan = replace(plan, reason=plan.reason + _apart(nodes[0], plans, products))
+        if group.total is not None:
+            reason = f"{plan.reason}; sums {group.total.array.label} in its tiles"
+            plan = replace(plan, reason=reason, summed=tuple(group.summed))
+        if plan.strategy == "nest":
+            apart = _apart(nodes[0], plans, products, totals.get(nodes[0]))
+            plan = replace(plan, reason=plan.reason + apart)
         plans.append(plan)
     return tuple(plans)
 
@@ -130,14 +136,16 @@ def _window_text(sizes: Sequence[int]) -> str:
     return f"windows of {' x '.join(str(size) for size in sizes if size > 1)}"
 
 
-def _apart(leader: Node, plans: Sequence[KernelPlan], products: Products) -> str:
-    """Why windows of a product's results are reduced by a kernel of their own; else nothing."""
-    if window_sizes(leader.op_equation()) is None:
+def _apart(
+    leader: Node, plans: Sequence[KernelPlan], products: Products, total: ArraySum | None
+) -> str:
+    """Why a product's results are reduced by a kernel of its own; nothing if they are not."""
+    if total is None and window_sizes(leader.op_equation()) is None:
         return ""
     made = next((p for p in plans if leader.inputs[0] in p.unpooled), None)
     if made is None or product_factors(made.nodes[0]) is None:
         return ""
-    refusal = products.refusal(made.nodes[0], leader) or "it reduces others"
+    refusal = products.refusal(made.nodes[0], total or leader) or "it reduces others"
     return f"; not in {made.name}: {refusal}"
 
 

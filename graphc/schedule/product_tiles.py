@@ -50,12 +50,17 @@ def _candidates(multiply: Multiply, factor: DType) -> tuple[_Candidate, ...]:
 
 
 def choose_tile(
-    batch: int, rows: int, columns: int, depth: int, multiply: Multiply, factor: DType
-) -> tuple[ProductTile, int, str]:
-    """The tile and the number of pieces of least cost, and what they come to, for people."""
+    batch: int, rows: int, columns: int, depth: int, multiply: Multiply, factor: DType,
+    *, divisible: bool = True,
+) -> tuple[ProductTile, int, str]:  # fmt: skip
+    """The tile and the number of pieces of least cost, and what they come to, for people.
+
+    The depth may be cut into several pieces where it is ``divisible``.
+    """
     _, tile, pieces, rounds = min(
         (_cost(one, pieces, batch, rows, columns, depth)
-         for one in _candidates(multiply, factor) for pieces in _pieces(one.tile, depth)),
+         for one in _candidates(multiply, factor)
+         for pieces in (_pieces(one.tile, depth) if divisible else (1,))),
         key=lambda found: found[0],
     )  # fmt: skip
     blocks = batch * _parts(rows, tile.rows) * _parts(columns, tile.columns) * pieces

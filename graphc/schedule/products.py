@@ -1,4 +1,4 @@
-"""How each sum of products is computed, and which windows of its results it can reduce itself."""
+"""How each sum of products is computed, and what of its results it can reduce itself."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from graphc.ir.types import Axis, DType, element_count
 from graphc.passes.classify import Factors, contraction_factors
 from graphc.passes.scatters import window_scatter
 from graphc.passes.sliding import sliding_product
+from graphc.passes.sums import ArraySum
 from graphc.passes.windows import window_sizes
 from graphc.schedule.choose import Choice, choose_tiles, stored_type, tile_type
 from graphc.schedule.product_tiles import MOST_BATCHES, ROWS
 from graphc.schedule.scatters import scatter_fits
+
+LONG_SUM = 1 << 21  # elements; fewer are soon read again, and leave blocks idle if not in pieces
 
 
 @dataclass
@@ -71,8 +74,9 @@ class Products:
                 elif equation.is_map and user.shape == leader.shape:
                     maps.append(user)
 
-    def refusal(self, leader: Node, pool: Node) -> str | None:
-        """Why windows of a product's results are not reduced in its kernel; None if they are.
+    def refusal(self, leader: Node, pool: Node | ArraySum) -> str | None:
+        """Why windows of a product's results are not reduced in its kernel, or a sum not begun
+        there; None if they are.
 
         Where it is possible it always pays: the results are at hand, and need not be stored for
         it.
@@ -80,6 +84,8 @@ class Products:
         factors = product_factors(leader)
         if factors is None:
             return "it is no product"
+        if isinstance(pool, ArraySum):
+            return sum_refusal(leader, factors, pool, on_device=self.block is None)
         choice = self.choice(leader)
         if self.block is None:
             return row_refusal(leader, factors, pool)
@@ -111,7 +117,7 @@ def row_refusal(leader: Node, factors: Factors, pool: Node) -> str | None:
     sizes = window_sizes(pool.op_equation()) or ()
     axes = leader.op_equation().axes
     long = [(axis, size) for axis, size in zip(axes, sizes, strict=True) if size > 1]
-    if not leader.dtype.is_float or _count(factors.batch) > MOST_BATCHES:
+    if not _is_tiled(leader, factors):
         return "it is no product of tiles"
     if not any({a for a, _ in long} <= set(own) for own in (factors.row_axes, factors.column_axes)):
         return "windows do not lie within one factor"
@@ -120,6 +126,25 @@ def row_refusal(leader: Node, factors: Factors, pool: Node) -> str | None:
             return f"windows of {size} leave some of {axis.name} over"
     count = math.prod(sizes)
     return f"windows of {count} do not divide tiles of {ROWS} rows" if ROWS % count else None
+
+
+def sum_refusal(leader: Node, factors: Factors, total: ArraySum, *, on_device: bool) -> str | None:
+    """Why a sum of a product's results is not begun in its tiles, each of which is finished whole
+    on a device.
+    """
+    if not on_device or not _is_tiled(leader, factors) or leader.dtype is DType.float64:
+        return "it is no product of tiles of float32 sums"
+    axes = leader.op_equation().axes
+    kept = {axes[d] for d in total.kept if axes[d].extent > 1}
+    sides = ({a for a in own if a.extent > 1} for own in (factors.row_axes, factors.column_axes))
+    if kept not in sides:
+        return "it keeps other axes than those of one factor"
+    size = element_count(leader.shape)
+    return f"{size} elements are soon read again" if size < LONG_SUM else None
+
+
+def _is_tiled(leader: Node, factors: Factors) -> bool:
+    return leader.dtype.is_float and _count(factors.batch) <= MOST_BATCHES
 
 
 def _count(axes: Sequence[Axis]) -> int:

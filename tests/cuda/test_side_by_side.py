@@ -73,7 +73,7 @@ def test_the_small_updates_of_vgg16_are_one_launch() -> None:
     text = next(f.text for f in emitted.files if f.name == f"{updates}.cu")
     parts = re.findall(r"GC_DEVICE void (\w+)_part\(", text)
     assert parts[0] == "loss_forward_2" and "step_update" in parts
-    assert sum(part.endswith("_bias_update") for part in parts) == 12
+    assert sum(part.endswith("_bias_update") for part in parts) == 15
 
 
 def test_independent_maps_and_sums_share_a_launch(seeded: np.random.Generator) -> None:

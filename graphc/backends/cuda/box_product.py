@@ -6,17 +6,19 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphc.backends.cuda.mapping import TYPES
-from graphc.backends.cuda.nest import nest_text, parameter_list
+from graphc.backends.cuda.nest import parameter_list
 from graphc.backends.cuda.printer import CudaPrinter, words
-from graphc.backends.cuda.product import ProductSource
+from graphc.backends.cuda.product import ProductSource, second_kernel, workspace_bytes
+from graphc.backends.cuda.tile_sums import SumLines, sum_lines
 from graphc.backends.templating import render
 from graphc.ir.boxes import FINISHED_COLUMNS, LINE_BYTES, BoxOperand, BoxProduct, BoxWindows, Span
 from graphc.ir.grid import Team
 from graphc.ir.index import axis_index
+from graphc.ir.layout import row_major
 from graphc.ir.loops import Parameter
 from graphc.ir.routine import Routine
 from graphc.ir.types import Axis, DType, element_count
-from graphc.lower.products import PARTIAL
+from graphc.lower.tile_sums import PARTIAL
 from graphc.schedule.box_tiles import SUMS_LINE, finishing_bytes
 from graphc.schedule.product_tiles import MULTIPROCESSORS
 
@@ -73,11 +75,13 @@ def box_product_source(
     edges = _edges(sides)
     axes = _element_lines(printer, sides, words([*epilogue, edges]), _PLACES)
     windows = _window_lines(printer, product)
-    finished = words([*epilogue, *axes, *windows])
+    sums = _sum_lines(printer, product)
+    summed = [*sums.places, sums.first, sums.target] if sums is not None else []
+    finished = words([*epilogue, *axes, *windows, *summed])
     copied = words([*lines[0].copies, *lines[1].copies])
     tiles = product.pieces * _count(product.batch) * product.rows.tiles * product.columns.tiles
     parameters = _parameters(routine, product, finished)
-    finish, blocks = _finish(routine, product)
+    second = second_kernel(routine, product)
     text = render(
         "cuda/box_product.cu.jinja", title=routine.title, reason=product.reason, name=routine.name,
         parameters=_declared(product, parameters), threads=tile.threads, tile=tile,
@@ -88,15 +92,14 @@ def box_product_source(
         sum_type=TYPES[product.dtype], cluster=tile.cluster > 1, release=_RELEASE[tile.cluster > 1],
         multiply="gc_wgmma_bf16" if product.factor is DType.bfloat16 else "gc_wgmma_f16",
         lanes=product.lanes, axes=axes, edges=edges, epilogue=epilogue, windows=windows,
-        window=product.windows.count if product.windows is not None else 1, finish=finish,
+        window=product.windows.count if product.windows is not None else 1, sums=sums,
+        finish=second.text if second is not None else "",
     )  # fmt: skip
     shared = tile.stages * ((tile.rows + tile.columns) * LINE_BYTES + 16)
     results = product.pieces * _count(product.batch) * _results(product)
     source = ProductSource(
         text, parameters, (min(tiles, MULTIPROCESSORS), 1, 1), tile.threads,
-        shared + finishing_bytes(tile.groups),
-        results * product.dtype.size if product.finish is not None else 0,
-        (blocks, product.finish.team.threads) if product.finish is not None else None,
+        shared + finishing_bytes(tile.groups), workspace_bytes(product, results), second,
     )  # fmt: skip
     return source, tuple(map(_box_source, sides))
 
@@ -108,19 +111,12 @@ def _declared(product: BoxProduct, parameters: tuple[Parameter, ...]) -> str:
 
 
 def _parameters(routine: Routine, product: BoxProduct, used: set[str]) -> tuple[Parameter, ...]:
-    """What the epilogue touches: its arrays, or the pieces of the sums."""
+    """What the epilogue touches: its arrays, and the partial sums of tiles or of pieces."""
     found = [p for p in routine.parameters if p.name in used]
-    if product.finish is None:
-        return tuple(found)
-    return (Parameter(PARTIAL, product.dtype, True),)
-
-
-def _finish(routine: Routine, product: BoxProduct) -> tuple[str, int]:
-    if product.finish is None:
-        return "", 0
-    parameters = (*routine.parameters, Parameter(PARTIAL, product.dtype, False))
-    title = ("The sum of the pieces, and what follows it.",)
-    return nest_text(f"{routine.name}_finish", title, parameters, product.finish)
+    partial = Parameter(PARTIAL, product.dtype, True)
+    if product.sums is not None:
+        return (*found, partial)
+    return (partial,) if product.finish is not None else tuple(found)
 
 
 def _box_source(side: BoxOperand) -> BoxSource:
@@ -297,6 +293,35 @@ def _window_lines(printer: CudaPrinter, product: BoxProduct) -> list[str]:
     declared.append("const int place = tile_row % 64 * SUMS_LINE + done % PART;")
     leave = [f"if ({edges}) continue;"] if edges else []
     return [*declared, *leave, *body]
+
+
+def _sum_lines(printer: CudaPrinter, product: BoxProduct) -> SumLines | None:
+    """How a part of the tile that is finished at once is added up where a sum follows."""
+    sums, places = product.sums, _PLACES
+    if sums is None:
+        return None
+    over_rows = sums.over == "rows"
+    side, flat = (product.columns, "tile_column") if over_rows else (product.rows, "tile_row")
+    axes = tuple(span.axis for span in side.spans)
+    place = row_major(tuple(a.extent for a in axes)).offset(tuple(axis_index(a.name) for a in axes))
+    result, edges = printer.index_text(place), _edges([side])
+    other = product.rows if over_rows else product.columns
+    parts = sums.parts // (_count(product.batch) * other.tiles)
+    number = "group * (OWN_ROWS / 64) + finished / PARTS" if over_rows else "finished % PARTS"
+    tile = "row_tile" if over_rows else "column_tile"
+    if _count(product.batch) > 1:
+        tile = f"(batch_number * {other.tiles} + {tile})"
+    lines = _element_lines(printer, [side], words([result, edges]), {flat: places[flat]})
+    number = f"{tile} * {parts} + {number}" if parts > 1 else tile
+    lines += [
+        f"const {printer.index} result = {result};",
+        f"const {printer.index} number = {number};",
+    ]
+    inside = f"!({edges})" if edges else ""
+    return sum_lines(
+        sums, "part", ("64", "PART"), product.lanes, lines,
+        f"{PARTIAL}[result * {sums.parts} + number]", inside,
+    )  # fmt: skip
 
 
 def _window_edges(product: BoxProduct, windows: BoxWindows) -> str:

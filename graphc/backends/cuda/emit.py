@@ -102,9 +102,10 @@ def routine_source(routine: Routine, buffers: tuple[int, ...]) -> tuple[str, lis
     block = (made.threads, 1, 1)
     first = (name, name, made.grid, block, made.shared_bytes, own, made.workspace, boxes)
     launches = [Launch(*first)]
-    if made.finish is not None:
-        blocks, threads = made.finish
-        after = (f"{name}_finish", name, (blocks, 1, 1), (threads, 1, 1), 0, buffers)
+    if made.second is not None:
+        blocks, threads = made.second.blocks, made.second.threads
+        touched = tuple(numbers[p.name] for p in made.second.parameters)
+        after = (f"{name}_finish", name, (blocks, 1, 1), (threads, 1, 1), 0, touched)
         launches.append(Launch(*after, made.workspace))
     return made.text, launches
 

@@ -10,19 +10,22 @@ from graphc.backends.cuda.fragments import fetch_lines, spill_lines
 from graphc.backends.cuda.mapping import TYPES
 from graphc.backends.cuda.nest import nest_text, parameter_list
 from graphc.backends.cuda.printer import CudaPrinter, words
+from graphc.backends.cuda.tile_sums import SumLines, sum_lines
 from graphc.backends.templating import render
+from graphc.ir.boxes import BoxProduct
 from graphc.ir.grid import GridProduct, Operand, ProductTile, Team
 from graphc.ir.loops import Parameter
 from graphc.ir.routine import Routine
 from graphc.ir.types import Axis, element_count
-from graphc.lower.products import PARTIAL, SUMS_PADDING
+from graphc.lower.products import SUMS_PADDING
+from graphc.lower.tile_sums import PARTIAL
 
 _LINE = 128  # bytes of a line of a tile that runs along the depth
 
 
 @dataclass(frozen=True)
 class ProductSource:
-    """The text, how the product is launched, and blocks and threads of the sum of its pieces."""
+    """The text, how the product is launched, and the kernel that follows it."""
 
     text: str
     parameters: tuple[Parameter, ...]
@@ -30,7 +33,17 @@ class ProductSource:
     threads: int
     shared_bytes: int
     workspace: int
-    finish: tuple[int, int] | None
+    second: SecondKernel | None
+
+
+@dataclass(frozen=True)
+class SecondKernel:
+    """What follows a product: the sum of its pieces, or of its tiles; it reads the workspace."""
+
+    text: str
+    parameters: tuple[Parameter, ...]
+    blocks: int
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -61,10 +74,9 @@ def product_source(routine: Routine, product: GridProduct) -> ProductSource:
     grid = (-(-m // tile.rows) * -(-n // tile.columns), batch, product.pieces)
     sums = tile.rows * (tile.columns + SUMS_PADDING) * dtype.size
     stages = tile.stages * (tile.rows + tile.columns) * _LINE
-    text_of_finish, finish_blocks = _finish(routine, product)
-    parameters = routine.parameters
-    if product.finish is not None:
-        parameters = (*_read(product, parameters), Parameter(PARTIAL, dtype, True))
+    second = second_kernel(routine, product)
+    parameters = tuple(_parameters(product, routine.parameters))
+    sum_words = _sum_lines(printer, product, m, n)
     fma = tile.multiply == "fma"
     text = render(
         "cuda/product.cu.jinja", title=routine.title, reason=product.reason, name=routine.name,
@@ -77,13 +89,29 @@ def product_source(routine: Routine, product: GridProduct) -> ProductSource:
         mma=f"gc_mma_{tile.multiply}", mma_depth=32 // product.factor.size,
         sum_type=TYPES[dtype], spill=spill_lines(product), lanes=product.lanes,
         **_places(tile, m, n, 1, epilogue), epilogue=epilogue, windows=windows,
-        **_window_places(product, m, n, windows), padding=SUMS_PADDING, finish=text_of_finish,
+        **_window_places(product, m, n, windows), padding=SUMS_PADDING, sums=sum_words,
+        finish=second.text if second is not None else "",
     )  # fmt: skip
-    workspace = product.pieces * batch * m * n * dtype.size if product.finish is not None else 0
-    finish = None if product.finish is None else (finish_blocks, product.finish.team.threads)
+    results = product.pieces * batch * m * n
     return ProductSource(
-        text, tuple(parameters), grid, tile.threads, max(sums, stages), workspace, finish
-    )
+        text, parameters, grid, tile.threads, max(sums, stages),
+        workspace_bytes(product, results), second,
+    )  # fmt: skip
+
+
+def workspace_bytes(product: GridProduct | BoxProduct, results: int) -> int:
+    """Memory of partial sums: so many ``results`` of pieces, or those of tiles."""
+    if product.sums is not None:
+        return product.sums.partial_sums * product.dtype.size
+    return results * product.dtype.size if product.finish is not None else 0
+
+
+def _parameters(product: GridProduct, parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Arrays of the first kernel, with those that the epilogue touches where it is there."""
+    partial = Parameter(PARTIAL, product.dtype, True)
+    if product.sums is not None:
+        return [*(p for p in parameters if p.name != product.sums.buffer), partial]
+    return [*_read(product, parameters), partial] if product.finish is not None else [*parameters]
 
 
 def _read(product: GridProduct, parameters: Sequence[Parameter]) -> list[Parameter]:
@@ -97,12 +125,44 @@ def _read(product: GridProduct, parameters: Sequence[Parameter]) -> list[Paramet
     ]
 
 
-def _finish(routine: Routine, product: GridProduct) -> tuple[str, int]:
-    if product.finish is None:
-        return "", 0
-    parameters = (*routine.parameters, Parameter(PARTIAL, product.dtype, False))
-    title = ("The sum of the pieces, and what follows it.",)
-    return nest_text(f"{routine.name}_finish", title, parameters, product.finish)
+def second_kernel(routine: Routine, product: GridProduct | BoxProduct) -> SecondKernel | None:
+    """The kernel that adds up pieces of the depth, or partial sums of tiles, in order."""
+    own, title, nest = (
+        routine.parameters,
+        "The sum of the pieces, and what follows it.",
+        product.finish,
+    )
+    if product.sums is not None:
+        own = tuple(p for p in own if p.name == product.sums.buffer)
+        title, nest = "The sum of the sums of all tiles.", product.sums.nest
+    if nest is None:
+        return None
+    parameters = (*own, Parameter(PARTIAL, product.dtype, False))
+    text, blocks = nest_text(f"{routine.name}_finish", (title,), parameters, nest)
+    return SecondKernel(text, own, blocks, nest.team.threads)
+
+
+def _sum_lines(printer: CudaPrinter, product: GridProduct, m: int, n: int) -> SumLines | None:
+    """How the tile is added up where a sum follows."""
+    sums, tile, kind = product.sums, product.tile, printer.index
+    if sums is None:
+        return None
+    across, down = -(-n // tile.columns), -(-m // tile.rows)
+    if sums.over == "rows":
+        name, extent, size = "column", n, tile.columns
+        number = f"(int)blockIdx.x / {across}" if across > 1 else "(int)blockIdx.x"
+    else:
+        name, extent, size = "row", m, tile.rows
+        number = f"(int)blockIdx.x % {across}" if across > 1 else "0"
+    before = f"(int)blockIdx.y * {down if sums.over == 'rows' else across} + "
+    places = [
+        f"const {kind} {name} = first_{name}s + tile_{name};",
+        f"const {kind} tile = {before if _extent(product.batch) > 1 else ''}{number};",
+    ]
+    return sum_lines(
+        sums, "tile", ("ROWS", "COLUMNS"), product.lanes, places,
+        f"{PARTIAL}[{name} * {sums.parts} + tile]", f"{name} < {extent}" if extent % size else "",
+    )  # fmt: skip
 
 
 def _batch_lines(printer: CudaPrinter, product: GridProduct, used: set[str]) -> list[str]:
