@@ -306,6 +306,15 @@ class TileWindows:
 
 
 @dataclass(frozen=True)
+class ColumnSums:
+    """Sums over all positions of the values that the epilogue leaves in ``results``, one for each
+    column; ``store`` takes the scalar ``sum``, a float64.
+    """
+
+    store: Store
+
+
+@dataclass(frozen=True)
 class TileProduct:
     """A sliding product by tiles: transform, multiply point by point, transform back.
 
@@ -331,6 +340,7 @@ class TileProduct:
         stream_filters: transformed filters are stored past the caches too.
         note: what is computed, for readers of the source.
         windows: what follows the epilogue, where windows of its values are reduced.
+        sums: what follows it, where its values are added up; a task's in its own order, then tasks.
     """
 
     result: Literal["positions", "taps"]
@@ -352,3 +362,4 @@ class TileProduct:
     dtype: DType
     note: tuple[str, ...]
     windows: TileWindows | None = None
+    sums: ColumnSums | None = None

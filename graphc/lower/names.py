@@ -25,9 +25,9 @@ first_row flat from held lane left micro_kernel mine more packed_columns packed_
 piece row row_task rows run seconds slot start stop stop_column sum target task threads tile tiles
 to vector workspace base chunk cut_start cut_stop end end_block filters first_block my_columns
 my_rows number packed partial transpose vector_start first_column multiply patch point products
-results sums tap taps total next scalars begin whole place_at value_at transform_back
-transform_columns transform_filter transform_patch transform_rows transformed transformed_columns
-transformed_rows paired staged
+results sums tap taps tile_total total totals next scalars begin whole place_at value_at
+transform_back transform_columns transform_filter transform_patch transform_rows transformed
+transformed_columns transformed_rows paired staged
 """
 # What CUDA adds, and the names of its templates.
 _DEVICE = """

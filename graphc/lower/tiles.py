@@ -14,6 +14,7 @@ from graphc.ir.layout import row_major
 from graphc.ir.loops import (
     Assign,
     BlockSizes,
+    ColumnSums,
     Declare,
     Patch,
     Statement,
@@ -23,7 +24,7 @@ from graphc.ir.loops import (
 )
 from graphc.ir.scalar import Condition, Load, Name
 from graphc.ir.tiles import LinearProgram, Matrix, TileAlgorithm
-from graphc.ir.types import Axis, element_count
+from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import Access, Merged, access, guard_conditions, merge_axes
 from graphc.lower.freeze import as_type
 from graphc.lower.group import Group
@@ -35,6 +36,7 @@ from graphc.lower.scatters import scattered_patch
 from graphc.lower.split import recast
 from graphc.lower.streams import stream_lines
 from graphc.passes.sliding import SlidingProduct, Window
+from graphc.passes.sums import ArraySum
 from graphc.passes.toom_cook import straight_line, transposed
 from graphc.passes.windows import window_sizes
 from graphc.schedule.blocking import (
@@ -123,12 +125,7 @@ def _positions(
     axes = (*tiling.tiles, column, *tiling.position, column_lane)
     merged, statements = _epilogue(group, axes, values, ())
     assert not merged.axes
-    windows = None
-    if group.pooled is not None:
-        tile = (*tiling.position, column_lane)
-        place = row_major(tuple(a.extent for a in tile)).offset(_indexes(tile))
-        statements += (Assign(RESULTS, pooled_value(group.pooled), place),)  # instead of the sum
-        windows = _windows(group, group.pooled, tiling, (column, column_lane), values)
+    statements += _left_behind(group, (*tiling.position, column_lane))
     streamed = {a.name for a in group.arrays.values() if a.streamed}
     epilogue, lines = stream_lines(statements, column_lane, streamed, namer)
     points = math.prod(a.size for a in tiling.algorithms)
@@ -145,8 +142,36 @@ def _positions(
             tiling.count, points, form.inner.extent, form.across.extent,
             channel_depth(tiling.algorithms, form.inner.extent), dtype, block,
         ),
-        dtype, _note(tiling), windows,
+        dtype, _note(tiling),
+        _windows(group, group.pooled, tiling, (column, column_lane), values)
+        if group.pooled is not None else None,
+        _column_sums(group, group.summed, values) if group.summed is not None else None,
     )  # fmt: skip
+
+
+def _left_behind(group: Group, tile: Sequence[Axis]) -> list[Statement]:
+    """What stands in ``results`` instead of the sum, where windows or columns are reduced."""
+    if group.pooled is not None:
+        value = pooled_value(group.pooled)
+    elif group.summed is not None:
+        array = group.summed.array
+        value = Name(group.values[array], array.dtype)
+    else:
+        return []
+    place = row_major(tuple(a.extent for a in tile)).offset(_indexes(tile))
+    return [Assign(RESULTS, value, place)]
+
+
+def _column_sums(group: Group, summed: ArraySum, values: Mapping[str, Index]) -> ColumnSums:
+    """Where the sums that keep the axis of the columns are stored."""
+    node = summed.nodes[-1]
+    array = group.arrays[node]
+    zero = {a.name: ix.constant(0) for a in group.outputs if a.extent == 1}
+    kept = [
+        ix.axis_index(group.outputs[d].name).substitute({**zero, **values}) for d in summed.kept
+    ]
+    total = as_type(Name("sum", DType.float64), node.dtype)
+    return ColumnSums(Store(array.name, array.layout.offset(tuple(kept)), total))
 
 
 def _indexes(axes: Sequence[Axis]) -> tuple[Index, ...]:

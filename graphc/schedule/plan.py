@@ -108,7 +108,7 @@ def _kernels(
 ) -> tuple[KernelPlan, ...]:
     bases = memory_bases(graph)
     updated = {bases[a.value]: a.state for a in graph.assignments}
-    totals = array_sums(graph) if products.block is None else {}
+    totals = array_sums(graph)
     used: dict[str, int] = {}
     plans: list[KernelPlan] = []
     for group in groups:

@@ -84,9 +84,11 @@ class Products:
         factors = product_factors(leader)
         if factors is None:
             return "it is no product"
-        if isinstance(pool, ArraySum):
-            return sum_refusal(leader, factors, pool, on_device=self.block is None)
         choice = self.choice(leader)
+        if isinstance(pool, ArraySum):
+            if self.block is None:
+                return sum_refusal(leader, factors, pool)
+            return column_refusal(leader, choice.algorithms if choice else (), pool)
         if self.block is None:
             return row_refusal(leader, factors, pool)
         if choice is None or not choice.algorithms:
@@ -128,11 +130,23 @@ def row_refusal(leader: Node, factors: Factors, pool: Node) -> str | None:
     return f"windows of {count} do not divide tiles of {ROWS} rows" if ROWS % count else None
 
 
-def sum_refusal(leader: Node, factors: Factors, total: ArraySum, *, on_device: bool) -> str | None:
-    """Why a sum of a product's results is not begun in its tiles, each of which is finished whole
-    on a device.
-    """
-    if not on_device or not _is_tiled(leader, factors) or leader.dtype is DType.float64:
+def column_refusal(
+    leader: Node, algorithms: Sequence[TileAlgorithm], total: ArraySum
+) -> str | None:
+    """Why a sum of a product's results is not begun in its transformed tiles."""
+    form = sliding_product(leader.op_equation())
+    if not algorithms or form is None or form.result != "positions":
+        return "its tiles do not run along positions"
+    if {node.dtype for node in (leader, total.array)} != {leader.dtype.arithmetic}:
+        return "it adds up rounded numbers"
+    axes = leader.op_equation().axes
+    kept = {axes[d].name for d in total.kept if axes[d].extent > 1}
+    return None if kept == {form.across.name} else "it keeps other axes than that of the columns"
+
+
+def sum_refusal(leader: Node, factors: Factors, total: ArraySum) -> str | None:
+    """Why a sum of a product's results is not begun in a device's tiles."""
+    if not _is_tiled(leader, factors) or leader.dtype is DType.float64:
         return "it is no product of tiles of float32 sums"
     axes = leader.op_equation().axes
     kept = {axes[d] for d in total.kept if axes[d].extent > 1}

@@ -40,6 +40,7 @@ def alone(plan: KernelPlan, schedule: Schedule) -> Schedule:
     renamed = replace(
         plan, name=NAME, nodes=tuple(nodes[n] for n in plan.nodes),
         stored=tuple(nodes[n] for n in plan.stored), pooled=tuple(nodes[n] for n in plan.pooled),
+        summed=tuple(nodes[n] for n in plan.summed),
         scattered=tuple((nodes[operand], nodes[operand]) for operand, _ in plan.scattered),
     )  # fmt: skip
     return Schedule(schedule.graph, (renamed,), buffers, places, 0)

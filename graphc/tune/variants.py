@@ -77,7 +77,8 @@ class Candidate:
         if isinstance(body, Contraction):
             return f"direct: axis {body.split} cut {body.cut}, {body.pieces} pieces"
         if body.result == "positions":
-            return self._algorithms
+            order = f": sums of {body.blocks.tiles} tiles" if body.sums else ""
+            return f"{self._algorithms}{order}"
         return f"{self._algorithms}: {body.blocks.tiles} tiles, {body.blocks.pieces} pieces"
 
     @property
@@ -166,8 +167,8 @@ class Space:
         return tile_error(equation, variant.algorithms, dtype, body.blocks.tiles)
 
     def _algorithms(self) -> Iterator[Variant]:
-        if not self.plan.pooled and not self.plan.scattered:  # plain sums know no windows
-            yield Variant()
+        if not self.plan.pooled and not self.plan.scattered and not self.plan.summed:
+            yield Variant()  # plain sums know no windows, and add up no columns
         yield from (Variant(algorithms) for algorithms in self.legal_algorithms())
 
     def _is_legal(self, candidate: Candidate) -> bool:

@@ -60,6 +60,15 @@ class _Kernel:
     store: list[str]
 
 
+@dataclass(frozen=True)
+class _ColumnSums:
+    """Lines that add up a tile, the one that stores a sum, and where those of blocks start."""
+
+    add: list[str]
+    store: str
+    start: int
+
+
 def _common(routine: Routine, body: TileProduct, vector_bytes: int) -> dict[str, object]:
     size = body.dtype.size
     return {
@@ -86,7 +95,9 @@ def _positions_source(
     v_plane = _odd(channels // lanes * blocks.tiles) * lanes
     m_plane = _odd(blocks.columns // lanes * blocks.tiles) * lanes
     common, own = (v_plane, u_plane) if one_block else (u_plane, v_plane)
-    shared, private = _round(points * common * size), _round(points * (own + m_plane) * size)
+    start, private = _round(points * common * size), _round(points * (own + m_plane) * size)
+    totals = -(-tiles // blocks.tiles) * columns * DType.float64.size
+    shared = start + (_round(totals) if body.sums is not None else 0)
     rests = {blocks.tiles % blocks.register_rows, tiles % blocks.tiles % blocks.register_rows} - {0}
     epilogue = _tile_epilogue(body)
     streamed = _patch_transform(body.right, body.dtype, lanes, body.tiles[-1])
@@ -108,7 +119,8 @@ def _positions_source(
         ],
         decode_patch=decode_lines("tile", body.tiles, _used(streamed)),
         decode_tile=decode_lines("tile", body.tiles, "\n".join([*epilogue, *fetched])),
-        epilogue=epilogue, shared_bytes=shared, private_bytes=private,
+        epilogue=epilogue, sums=_column_sums(body, start), lane=body.lane.name,
+        shared_bytes=shared, private_bytes=private,
     )  # fmt: skip
     return text, shared, private
 
@@ -267,14 +279,21 @@ def _tile_epilogue(body: TileProduct) -> list[str]:
     return [*lines, *pooled]
 
 
-def _tile_loops(
-    body: TileProduct, axes: Sequence[Axis], limits: Sequence[int], inside: Sequence[str],
-    arrays: Sequence[Statement], after: Sequence[Statement],
-) -> list[str]:  # fmt: skip
-    """Loops over those places of a tile that exist, and over its lanes.
+def _column_sums(body: TileProduct, start: int) -> _ColumnSums | None:
+    """How the values of a tile are added, and the sum of a column is stored."""
+    if body.sums is None:
+        return None
+    _, loops = _tile_places(body, body.results, body.limits)
+    place = f"results + ({_flat_text(body.results)}) * LANES"
+    add = f"{'  ' * len(loops)}tile_total += *(const vector *)({place});"
+    [store] = statement_lines((body.sums.store,), depth=0)
+    return _ColumnSums([*loops, add], store, start)
 
-    Lanes fill local ``arrays``; what is done with these stands ``after`` the lanes.
-    """
+
+def _tile_places(
+    body: TileProduct, axes: Sequence[Axis], limits: Sequence[int]
+) -> tuple[list[str], list[str]]:
+    """Loops over those places of a tile that exist, after the lines that say where they end."""
     ends, loops = [], []
     for number, (axis, limit) in enumerate(zip(axes, limits, strict=True)):
         tile = body.tiles[len(body.tiles) - len(axes) + number]
@@ -286,6 +305,18 @@ def _tile_loops(
             )
         pad = "  " * number
         loops.append(f"{pad}for (long {axis.name} = 0; {axis.name} < {end}; {axis.name}++)")
+    return ends, loops
+
+
+def _tile_loops(
+    body: TileProduct, axes: Sequence[Axis], limits: Sequence[int], inside: Sequence[str],
+    arrays: Sequence[Statement], after: Sequence[Statement],
+) -> list[str]:  # fmt: skip
+    """Loops over those places of a tile that exist, and over its lanes.
+
+    Lanes fill local ``arrays``; what is done with these stands ``after`` the lanes.
+    """
+    ends, loops = _tile_places(body, axes, limits)
     lane = [
         "#pragma omp simd",
         f"for (long {body.lane.name} = 0; {body.lane.name} < LANES; {body.lane.name}++) {{",
