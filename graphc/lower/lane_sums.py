@@ -25,6 +25,8 @@ from graphc.passes.classify import plain_factors
 _LANES = 512  # accumulators that stay in the first-level cache
 _LANE_TASKS = 8
 _VECTOR = 16  # lanes of arrays in blocks
+_LONG_LANES = 64  # rows of so many are worth reading several at a time
+_ROWS = (4, 3, 2)
 
 
 def lane_axis(
@@ -74,6 +76,10 @@ def lane_statements(
     ]
     window = merge_window(block[0], merged, namer)
     item, conditions = window_item(block, merged, window)
+    rows: tuple[Axis, ...] = ()
+    if not conditions and lane.extent >= _LONG_LANES:
+        window, rows = _side_by_side(window, namer)
+        item, _ = window_item(block, merged, window)
     here = axis_index(lane.name)
     before: list[Statement] = []
     inside: list[Statement] = [item]
@@ -85,14 +91,31 @@ def lane_statements(
         value = Call("cast", (Name(item.name, item.dtype),), total.dtype)
         inside.append(Assign(total.name, Call("add", (element, value), total.dtype), here))
         after.append(finish_lane(stage, element))
-    body: tuple[Statement, ...] = (Loop(lane, tuple(inside), simd=True),)
+    body = tuple(inside)
+    for axis in rows:
+        body = (Loop(axis, body, unroll=True),)
+    body = (Loop(lane, body, simd=True),)
     if conditions:
         body = (When(conditions, body),)
-    for axis in reversed(window.axes):
+    for axis in reversed(window.axes[: len(window.axes) - len(rows)]):
         body = (Loop(axis, body),)
     done = {s.value for s in block}
     rest = [maps[s[0].value] for s in blocks if s[0].value not in done]
     return [*before, *body, Loop(lane, (*after, *rest, *stores), simd=True)]
+
+
+def _side_by_side(window: Merged, namer: Namer) -> tuple[Merged, tuple[Axis, ...]]:
+    """The window with its last axis cut, and the part of it that runs within the lanes: rows of
+    memory that are read side by side hide each other's first lines, and share the accumulators.
+    """
+    *others, last = window.axes
+    count = next((n for n in _ROWS if last.extent % n == 0), None)
+    if count is None:
+        return window, ()
+    outer, row = Axis(last.name, last.extent // count), Axis(namer.axis(f"{last.name}_row"), count)
+    cut = {last.name: axis_index(last.name) * count + axis_index(row.name)}
+    values = {name: index.substitute(cut) for name, index in window.values.items()}
+    return Merged((*others, outer, row), cut | values), (row,)
 
 
 def _guarded(stage: Stage, merged: Merged, lane: Axis) -> Stage:
