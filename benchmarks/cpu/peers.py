@@ -35,6 +35,7 @@ PEERS = {
     ),
     "graphc_bf16": Peer("graphc bf16", "graphc_peer", {"precision": "bf16"}),
     "jax": Peer("JAX", "jax_peer"),
+    "graphc_exact": Peer("graphc, direct", "graphc_peer", {"exact": True}),
     "triad": Peer("stream triad", "triad_peer", {"streaming": False}),
     "triad_streaming": Peer("triad, streaming stores", "triad_peer", {"streaming": True}),
     "reference": Peer("float64", "torch_peer", {"layout": "contiguous", "dtype": "float64"}),
@@ -45,6 +46,7 @@ NETWORKS = (
 )  # fmt: skip
 BF16 = ("graphc_bf16", "torch_bf16")
 OPERATIONS = ("graphc", "torch", "torch_channels_last")
+LAYERS = (*OPERATIONS, "graphc_exact")
 CEILINGS = ("triad", "triad_streaming")
 COMPILERS = ("graphc", "torch_compile", "jax")
 MEMORY_USERS = ("graphc", "torch", "torch_channels_last", "jax")

@@ -18,7 +18,15 @@ from benchmarks.cpu.cases import (
 )
 from benchmarks.cpu.machine import available_bytes
 from benchmarks.cpu.measure import Plan, Team, measure, start
-from benchmarks.cpu.peers import CEILINGS, COMPILERS, MEMORY_USERS, NETWORKS, OPERATIONS, PEERS
+from benchmarks.cpu.peers import (
+    CEILINGS,
+    COMPILERS,
+    LAYERS,
+    MEMORY_USERS,
+    NETWORKS,
+    OPERATIONS,
+    PEERS,
+)
 from benchmarks.cpu.worker import PeerFailed
 
 Record = dict[str, Any]
@@ -77,7 +85,7 @@ def merged(parts: Sequence[Record]) -> Record:
 
 def layers(options: argparse.Namespace, plan: Plan) -> list[Record]:
     """VGG16's convolutions one by one."""
-    return _operations(layer_cases(), OPERATIONS, options, plan)
+    return _operations(layer_cases(), LAYERS, options, plan)
 
 
 def general(options: argparse.Namespace, plan: Plan) -> list[Record]:
