@@ -227,6 +227,7 @@ def test_pools_of_vgg16(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(plan.placed for plan in apart.kernels)
     for name, one in emitted.items():
         assert len(one.launches) == len(others[name].launches) - 4
+        assert len(one.launches) == {"sm_80": 88, ARCH: 86}[name]
     assert schedule.arena_bytes <= apart.arena_bytes
 
 
