@@ -86,9 +86,17 @@ def _filled(
     if buffer.dtype.is_float:
         numbers = generator.standard_normal(count, np.float32).astype(kind)
     else:
-        limit = program.label_limit(buffer.node) or 2
+        limit = program.label_limit(buffer.node) or _places(buffer.node) or 2
         numbers = generator.integers(0, limit, count).astype(kind)
     return np.resize(numbers, size)
+
+
+def _places(node: Node) -> int:
+    """Places of a window, where a node says which of them has its extreme; else 0."""
+    equation = node.equation
+    if equation is None or not equation.reduction.startswith("arg"):
+        return 0
+    return element_count(tuple(axis.extent for axis in equation.reduce_axes))
 
 
 def _compared(

@@ -41,7 +41,8 @@ class KernelPlan:
     lowering finds. ``pooled`` are the last nodes: reductions over windows of the leader's results
     and maps of what these give, computed while a tile of results is at hand; after them come the
     ``summed``: a sum of a value of the leader's shape, by way of partial sums where there are two,
-    which the kernel begins in its tiles. ``scattered`` are
+    which the kernel begins in its tiles, and the ``placed``: scatters through an argmax of such a
+    value, each element of which the kernel stores at all places of its window. ``scattered`` are
     operands that no array holds, each with the scatter through an argmax whose values the kernel
     puts in place as it reads patches.
     "rows" is a chain of equations over common rows (``passes/rows.py``), "side by side" several
@@ -58,13 +59,15 @@ class KernelPlan:
     tile_blocks: TileBlocks | None = None
     pooled: tuple[Node, ...] = ()
     summed: tuple[Node, ...] = ()
+    placed: tuple[Node, ...] = ()
     parts: tuple[KernelPlan, ...] = ()
     scattered: tuple[tuple[Node, Node], ...] = ()
 
     @property
     def unpooled(self) -> tuple[Node, ...]:
         """The nodes of the leader's own shape."""
-        return self.nodes[: len(self.nodes) - len(self.pooled) - len(self.summed)]
+        others = len(self.pooled) + len(self.summed) + len(self.placed)
+        return self.nodes[: len(self.nodes) - others]
 
     @property
     def operands(self) -> tuple[Node, ...]:

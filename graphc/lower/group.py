@@ -11,6 +11,7 @@ from graphc.ir.index import Index
 from graphc.ir.types import Axis
 from graphc.lower.names import Namer
 from graphc.lower.nest import Array
+from graphc.lower.places import Place
 from graphc.passes.sums import ArraySum
 
 
@@ -20,7 +21,8 @@ class Group:
 
     ``outputs`` are the axes of the result; ``places`` gives those that were replaced by others.
     ``pooled`` holds the nodes over windows of a value of these nodes, ``summed`` is a sum of one of
-    them, ``scattered`` the maps of operands that lie in no array.
+    them, ``placed`` are the places to which scatters put one, ``scattered`` the maps of operands
+    that lie in no array.
     """
 
     nodes: tuple[Node, ...]
@@ -33,4 +35,5 @@ class Group:
     places: Mapping[str, Index] = field(default_factory=dict)
     pooled: Group | None = None
     summed: ArraySum | None = None
+    placed: tuple[Place, ...] = ()
     scattered: Mapping[Node, Node] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from graphc.lower.group import Group
 from graphc.lower.names import Namer
 from graphc.lower.nest import Array, NestPlan, Total, build_nest, make_stage
 from graphc.lower.phases import split_phases
+from graphc.lower.places import window_places
 from graphc.lower.reduction import SUFFIXES, Stage
 from graphc.lower.rows import build_rows, rename_rows
 from graphc.lower.split import lane_values, recast, split_axes
@@ -46,17 +47,18 @@ def lower_kernel(
     arrays, parameters = _parameters(plan, schedule, namer)
     values = {node: namer.name(f"{node.label}_value", SUFFIXES) for node in plan.nodes}
 
-    def group_of(nodes: tuple[Node, ...], pooled: Group | None, summed: ArraySum | None) -> Group:
+    def group_of(nodes: tuple[Node, ...]) -> Group:
         stored = tuple(node for node in plan.stored if node in nodes)
         axes = equations[nodes[0]].axes
         made = dict(plan.scattered)
-        return Group(
-            nodes, equations, values, arrays, stored, namer, axes, pooled=pooled, summed=summed,
-            scattered=made,
-        )  # fmt: skip
+        return Group(nodes, equations, values, arrays, stored, namer, axes, scattered=made)
 
-    pooled = group_of(plan.pooled, None, None) if plan.pooled else None
-    group = group_of(plan.unpooled, pooled, array_sum(plan.summed) if plan.summed else None)
+    group = group_of(plan.unpooled)
+    group = replace(
+        group, pooled=group_of(plan.pooled) if plan.pooled else None,
+        summed=array_sum(plan.summed) if plan.summed else None,
+        placed=tuple(p for s in plan.placed for p in window_places(s, group.outputs, namer)),
+    )  # fmt: skip
     return Routine(
         plan.name, _title(plan), parameters, body(plan, group), _flops(plan),
         _bytes(plan, schedule),
@@ -157,7 +159,13 @@ def in_phases(group: Group) -> Group | None:
     equations = {
         node: recast(e, axes, e.reduce_axes, phased.values) for node, e in group.equations.items()
     }
-    return replace(group, equations=equations | {leader: phased.equation}, places=phased.values)
+    placed = tuple(
+        replace(place, equation=recast(place.equation, axes, (), phased.values))
+        for place in group.placed
+    )
+    return replace(
+        group, equations=equations | {leader: phased.equation}, places=phased.values, placed=placed
+    )
 
 
 def nest_plan(
@@ -189,6 +197,12 @@ def nest_plan(
         )
         for node in group.stored
     ]
+    for place in group.placed:
+        equation, array = split_axes(place.equation, lanes, names), group.arrays[place.node]
+        stages.append(make_stage(place.node, equation, place.value, computed, group.arrays))
+        there = tuple(i.substitute(group.places).substitute(values) for i in place.index)
+        offset = array.layout.offset(there).simplify(split.extents)
+        stores.append((array.name, offset, place.value, place.node.dtype))
     streamed = frozenset(a.name for a in group.arrays.values() if a.streamed)
     total = _total(group, group.summed, index) if group.summed is not None else None
     return NestPlan(split.axes, stages, group.namer, stores, streamed, total)

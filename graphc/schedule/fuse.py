@@ -1,7 +1,8 @@
 """Which nodes share a kernel: a leader and the maps over the same space that read it in place.
 
-Behind a product also reductions over windows of its results and maps of what these give, and a sum
-over all places along one of its factors, each where ``refusal`` says nothing against it.
+Behind a product also reductions over windows of its results and maps of what these give, a sum
+over all places along one of its factors, and scatters of its results to the places of windows, each
+where ``refusal`` says nothing against it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import dataclass, field
 
 from graphc.ir.graph import Graph, Node
 from graphc.passes.classify import contraction_factors, memory_bases, shares_memory
+from graphc.passes.scatters import window_scatter
 from graphc.passes.sums import ArraySum, array_sums
 from graphc.passes.windows import window_sizes
 
-# Leader, and a reduction over windows or a sum of its results -> why that runs on its own.
+# Leader, and a reduction over windows, a sum or a scatter of its results -> why it runs on its own.
 Refusal = Callable[[Node, Node | ArraySum], str | None]
 
 
@@ -23,13 +25,14 @@ class Group:
     """Nodes of one kernel; ``before`` has a bit for every group that must run earlier.
 
     ``nodes`` have the leader's shape, ``pooled`` that of the windows of its results, ``summed`` are
-    a sum of them; each in order.
+    a sum of them, ``placed`` scatters of them; each in order.
     """
 
     number: int
     nodes: list[Node] = field(default_factory=list)
     pooled: list[Node] = field(default_factory=list)
     summed: list[Node] = field(default_factory=list)
+    placed: list[Node] = field(default_factory=list)
     total: ArraySum | None = None
     members: set[Node] = field(default_factory=set)
     before: int = 0
@@ -39,16 +42,21 @@ class Group:
         if total is not None and self.sums(total):
             self.summed.append(node)
             self.total = total
-        elif self.nodes and node.shape != self.nodes[0].shape:
-            self.pooled.append(node)
-        else:
+        elif not self.nodes or node.shape == self.nodes[0].shape:
             self.nodes.append(node)
+        else:
+            (self.placed if self.places(node) else self.pooled).append(node)
         self.members.add(node)
 
     def sums(self, total: ArraySum) -> bool:
         """Whether a sum is the first of the group's values, that which is pooled, or its own."""
         alike = not self.pooled or self.pooled[0].inputs == (total.array,)
         return total.array in self.nodes and alike and self.total in (None, total)
+
+    def places(self, node: Node) -> bool:
+        """Whether a node puts the group's values, one a window, at places of windows."""
+        scatter = window_scatter(node)
+        return scatter is not None and scatter[1] in self.nodes and not self.pooled
 
 
 def fuse(graph: Graph, refusal: Refusal) -> list[Group]:
@@ -144,6 +152,8 @@ def _joinable(
             return group
         if total is not None and group.sums(total) and refusal(group.nodes[0], total) is None:
             return group
+        if group.places(node) and refusal(group.nodes[0], node) is None:
+            return group
     return None
 
 
@@ -174,7 +184,7 @@ def _fits(node: Node, group: Group, home: dict[Node, Group]) -> bool:
 def _pools(node: Node, group: Group) -> bool:
     """Whether a node reduces windows of a value of the group: those of whoever does so already."""
     sizes = window_sizes(node.op_equation())
-    if sizes is None or node.inputs[0] not in group.nodes:
+    if sizes is None or node.inputs[0] not in group.nodes or group.placed:
         return False
     if not group.pooled:
         alike = group.total is None or group.total.array is node.inputs[0]

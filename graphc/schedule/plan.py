@@ -13,6 +13,7 @@ from graphc.ir.schedule import Buffer, KernelPlan, Schedule
 from graphc.ir.types import element_count
 from graphc.passes.classify import memory_bases
 from graphc.passes.rows import RowChain, row_chain
+from graphc.passes.scatters import window_scatter
 from graphc.passes.sums import ArraySum, array_sums
 from graphc.passes.windows import window_sizes
 from graphc.schedule.fuse import Group, fuse
@@ -37,7 +38,8 @@ def make_schedule(
     stored = _stored_nodes(graph, [group.members for group in groups])
     single = _kernels(graph, groups, stored, products)
     layouts = _layouts(graph, single, block)
-    kernels = read_scatters(graph, _chained(graph, single, layouts))
+    kernels = _chained(graph, single, layouts)
+    kernels = read_scatters(graph, _explained(graph, kernels, products))
     if block is None:
         kernels = side_by_side(graph, kernels)
     buffers, places = _buffers(graph, kernels)
@@ -108,11 +110,10 @@ def _kernels(
 ) -> tuple[KernelPlan, ...]:
     bases = memory_bases(graph)
     updated = {bases[a.value]: a.state for a in graph.assignments}
-    totals = array_sums(graph)
     used: dict[str, int] = {}
     plans: list[KernelPlan] = []
     for group in groups:
-        nodes = (*group.nodes, *group.pooled, *group.summed)
+        nodes = (*group.nodes, *group.pooled, *group.summed, *group.placed)
         keep = tuple(node for node in nodes if node in stored)
         if not keep:
             continue
@@ -125,9 +126,9 @@ def _kernels(
         if group.total is not None:
             reason = f"{plan.reason}; sums {group.total.array.label} in its tiles"
             plan = replace(plan, reason=reason, summed=tuple(group.summed))
-        if plan.strategy == "nest":
-            apart = _apart(nodes[0], plans, products, totals.get(nodes[0]))
-            plan = replace(plan, reason=plan.reason + apart)
+        if group.placed:
+            plan = replace(plan, reason=plan.reason + _placed_text(group.placed))
+            plan = replace(plan, placed=tuple(group.placed))
         plans.append(plan)
     return tuple(plans)
 
@@ -136,16 +137,45 @@ def _window_text(sizes: Sequence[int]) -> str:
     return f"windows of {' x '.join(str(size) for size in sizes if size > 1)}"
 
 
+def _explained(
+    graph: Graph, kernels: tuple[KernelPlan, ...], products: Products
+) -> tuple[KernelPlan, ...]:
+    """The kernels, nests with the reason why they are not in the kernel of a product."""
+    totals = array_sums(graph)
+    return tuple(
+        replace(p, reason=p.reason + _apart(p.nodes[0], kernels, products, totals.get(p.nodes[0])))
+        if p.strategy == "nest" else p
+        for p in kernels
+    )  # fmt: skip
+
+
+def _placed_text(scatters: Sequence[Node]) -> str:
+    """Which scatters a kernel makes, and what their windows are."""
+    found = ""
+    for node in scatters:
+        scatter = window_scatter(node)
+        sizes = window_sizes(scatter[0].op_equation()) if scatter is not None else None
+        found += f"; puts {node.label} in place by {_window_text(sizes or ())}"
+    return found
+
+
 def _apart(
     leader: Node, plans: Sequence[KernelPlan], products: Products, total: ArraySum | None
 ) -> str:
-    """Why a product's results are reduced by a kernel of its own; nothing if they are not."""
-    if total is None and window_sizes(leader.op_equation()) is None:
+    """Why a product's results are reduced, or a device's put in place, by a kernel of its own;
+    nothing if they are not.
+    """
+    scatter = window_scatter(leader) if products.block is None else None
+    if total is None and scatter is None and window_sizes(leader.op_equation()) is None:
         return ""
-    made = next((p for p in plans if leader.inputs[0] in p.unpooled), None)
-    if made is None or product_factors(made.nodes[0]) is None:
+    value = leader.inputs[0] if scatter is None else scatter[1]
+    made = next((p for p in plans if value in p.nodes), None)
+    product = made is not None and product_factors(made.nodes[0]) is not None
+    if made is None or (scatter is None and not (product and value in made.unpooled)):
         return ""
     refusal = products.refusal(made.nodes[0], total or leader) or "it reduces others"
+    if value not in made.unpooled:
+        refusal = "there its values are made of windows"
     return f"; not in {made.name}: {refusal}"
 
 

@@ -74,9 +74,9 @@ class Products:
                 elif equation.is_map and user.shape == leader.shape:
                     maps.append(user)
 
-    def refusal(self, leader: Node, pool: Node | ArraySum) -> str | None:
-        """Why windows of a product's results are not reduced in its kernel, or a sum not begun
-        there; None if they are.
+    def refusal(self, leader: Node, what: Node | ArraySum) -> str | None:
+        """Why windows of a product's results are not reduced in its kernel, a sum not begun or a
+        scatter not made there; None if they are.
 
         Where it is possible it always pays: the results are at hand, and need not be stored for
         it.
@@ -85,15 +85,18 @@ class Products:
         if factors is None:
             return "it is no product"
         choice = self.choice(leader)
-        if isinstance(pool, ArraySum):
+        if isinstance(what, ArraySum):
             if self.block is None:
-                return sum_refusal(leader, factors, pool)
-            return column_refusal(leader, choice.algorithms if choice else (), pool)
+                return sum_refusal(leader, factors, what)
+            return column_refusal(leader, choice.algorithms if choice else (), what)
+        if what.op_equation().is_map:
+            on_device = self.block is None
+            return scatter_refusal(leader, factors, what) if on_device else "its readers do that"
         if self.block is None:
-            return row_refusal(leader, factors, pool)
+            return row_refusal(leader, factors, what)
         if choice is None or not choice.algorithms:
             return "plain sums are finished row by row"
-        return tile_refusal(leader, choice.algorithms, pool)
+        return tile_refusal(leader, choice.algorithms, what)
 
 
 def product_factors(leader: Node) -> Factors | None:
@@ -155,6 +158,16 @@ def sum_refusal(leader: Node, factors: Factors, total: ArraySum) -> str | None:
         return "it keeps other axes than those of one factor"
     size = element_count(leader.shape)
     return f"{size} elements are soon read again" if size < LONG_SUM else None
+
+
+def scatter_refusal(leader: Node, factors: Factors, scatter: Node) -> str | None:
+    """Why a kernel does not put a product's results at the places of windows itself."""
+    found = window_scatter(scatter)
+    if found is None or not _is_tiled(leader, factors):
+        return "it is no product of tiles"
+    sizes = window_sizes(found[0].op_equation())
+    covered = [n * size for n, size in zip(leader.shape, sizes or (), strict=False)]
+    return "windows leave some of it over" if tuple(covered) != scatter.shape else None
 
 
 def _is_tiled(leader: Node, factors: Factors) -> bool:

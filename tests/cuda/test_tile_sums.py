@@ -31,7 +31,8 @@ from graphc.schedule.box_tiles import TILE_SIZES, TileCounts, TileSize, choose_b
 from graphc.schedule.plan import make_schedule
 from graphc.train.network import build_model, make_optimizer
 from tests.compiled import assert_close, distance, with_gradients
-from tests.cuda.programs import SEEDS, Feeds, check_on_emulator, emulator
+from tests.cuda.programs import SEEDS, Feeds, check_on_emulator, emulator, generated
+from tests.cuda.test_boxes import shifted
 
 ARCH = "sm_90a"
 PRECISIONS = [("fp32", None), ("tf32", None), ("bf16", None), ("bf16", ARCH)]
@@ -208,6 +209,18 @@ def test_every_tile_of_boxes(seeded: np.random.Generator, monkeypatch: pytest.Mo
     program = check_on_emulator(outputs, feeds, precision="bf16", arch=ARCH)
     assert taken == set(TILE_SIZES)
     assert len(in_tiles(program)) == 2 * len(TILE_SIZES)
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_an_op_of_ones_own_is_summed_like_conv2d(boxes: bool) -> None:
+    x, w = leaves.input("x", (2, 64, 18, 18)), leaves.parameter("w", (64, 64, 3, 3))
+    texts = []
+    for out in (conv2d(x, w), shifted(x, w)):
+        files = generated([reductions.sum(out, (0, 2, 3))], precision="bf16", boxes=boxes).files
+        [text] = [f.text for f in files if "sums of all tiles" in f.text]
+        body = "\n".join(line for line in text.splitlines() if not line.startswith("//"))
+        texts.append(body.replace("shifted", "convolution"))
+    assert texts[0] == texts[1]
 
 
 REFUSED: dict[str, tuple[Build, tuple[tuple[int, ...], ...], str]] = {
