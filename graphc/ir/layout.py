@@ -78,8 +78,11 @@ def reshaped(layout: Layout, shape: Shape) -> Layout | None:
 
 
 def layout_text(layout: Layout) -> str:
-    """``row-major``, or the dimension that lies in blocks: ``blocks of 16 along dimension 1``."""
-    if layout.lanes is None:
-        return "row-major"
-    dimension, lanes = layout.lanes
-    return f"blocks of {lanes} along dimension {dimension}"
+    """How elements lie, for people: ``row-major``, ``dimension 1 runs fastest``, ``blocks of 16 along
+    dimension 1``.
+    """
+    if layout.lanes is not None:
+        dimension, lanes = layout.lanes
+        return f"blocks of {lanes} along dimension {dimension}"
+    long = [digit.dimension for digit in layout.digits if digit.extent > 1]
+    return "row-major" if long == sorted(long) else f"dimension {long[-1]} runs fastest"
