@@ -71,7 +71,10 @@ def pad_channels(
     graph: Graph, kernels: Sequence[KernelPlan], places: Mapping[Node, int],
     layouts: Mapping[int, Layout],
 ) -> dict[int, Layout]:  # fmt: skip
-    """The layouts that change: few channels that run fastest are padded, with those of filters."""
+    """The layouts that change: few channels that run fastest are padded, with those of filters.
+
+    A kernel pads one dimension of what it writes.
+    """
     changed: dict[int, Layout] = {}
 
     def pad(channel: Channel) -> bool:
@@ -80,7 +83,11 @@ def pad_channels(
         fastest = layout is not None and layout.digits[-1].dimension == dimension
         if not fastest or padding_refusal(channel, graph, kernels, places):
             return False
-        changed[places[node]] = padded(node.shape, dimension, _power_of_two(node.shape[dimension]))
+        beside = {places[n] for k in kernels if node in k.stored for n in k.stored}
+        wanted = padded(node.shape, dimension, _power_of_two(node.shape[dimension]))
+        if any(changed[place].padding != wanted.padding for place in beside & set(changed)):
+            return False
+        changed[places[node]] = wanted
         return True
 
     for kernel in kernels:

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 import graphc as gx
+from graphc.autodiff.backward import gradients
 from graphc.backends.cuda.fault import KernelFault
 from graphc.backends.cuda.run import DeviceProgram
 from graphc.ir.graph import Node
 from graphc.ir.layout import blocked, layout_text, padded, reshaped
 from graphc.lower import grid
-from graphc.ops import activations, leaves, reductions, shape
+from graphc.ops import activations, elementwise, leaves, reductions, shape
 from graphc.ops.convolution import conv1d, conv2d, conv3d
 from graphc.ops.pooling import max_pool2d
 from graphc.schedule.channels import few_channels
 from tests.compiled import with_gradients
-from tests.cuda.programs import SEEDS, check_on_emulator, emulator
+from tests.cuda.programs import SEEDS, check_on_emulator, emulator, generated
 
 # Channels, and what becomes of them in 16 bits.
 CHANNELS = [(1, None), (2, None), (3, 4), (4, None), (5, 8), (6, 8), (7, 8), (9, None)]
@@ -85,6 +86,22 @@ def test_windows_of_all_kinds(
     program = check_on_emulator(*convolved(seeded, x_shape, w_shape, **how), precision="fp16")
     where = 2 if "groups" in how else 1, 4 if w_shape[1] < 5 else 8
     assert set(paddings(program).values()) == {where}
+
+
+def test_the_first_layer_of_vgg16_at_its_real_size() -> None:
+    x, w = leaves.input("x", (64, 3, 224, 224)), leaves.parameter("w", (64, 3, 3, 3))
+    out = activations.relu(conv2d(x, w, padding=1))
+    loss = reductions.mean(elementwise.square(out))
+    emitted = generated([loss, *gradients(loss, [w])], precision="bf16")
+    texts = {file.name: file.text for file in emitted.files}
+    forward, gradient = texts["convolution_forward.cu"], texts["d_w.cu"]
+    assert "K 36 by tiles of 128 x 64 x 64:" in forward
+    assert "STAGES = 2;" in forward
+    assert "for (int k = 0; k < 48; k += 16)" in forward
+    assert forward.count("gc_cp_async8(") == 2
+    assert "N 36, K 3211264 by tiles of 64 x 64 x 64 in 128 pieces of the depth" in gradient
+    assert "? bfloat16_of_x + columns_own_0 + 4*columns_depth" in gradient
+    assert "gc_store_lanes(bfloat16_of_x + 200704*" in "".join(texts.values())
 
 
 def test_pools_of_the_first_layer_stay_in_its_kernel(seeded: np.random.Generator) -> None:
