@@ -17,6 +17,7 @@ from graphc.ir.types import Axis
 from graphc.lower.access import Access, access
 from graphc.lower.nest import Array, NestPlan
 from graphc.lower.reduction import Stage
+from graphc.passes.classify import plain_factors
 
 
 def with_padding(
@@ -47,15 +48,20 @@ def with_padding(
 
 
 def _longer(leader: Stage, arrays: Mapping[Node, Array], results: bool) -> dict[str, int]:
-    """Axes that are a padded dimension of one factor, and not kept in both; their places."""
+    """Axes that are a padded dimension of one factor, and not kept in both; their places.
+
+    Where they are summed, all that is read there must be plain factors, which are 0.
+    """
     equation = leader.equation
-    summed = {axis.name for axis in equation.reduce_axes}
+    summed, plain = {axis.name for axis in equation.reduce_axes}, plain_factors(equation)
     found: dict[str, int] = {}
     for read in equation.reads:
         name, places = _padded_axis(leader, read, arrays)
-        others = [r for r in equation.reads if any(name in index.names for index in r.index)]
-        alone = results and len(others) == 1
-        if name and (name in summed or alone) and not any(r.fill for r in others):
+        touched = [
+            n for n, r in enumerate(equation.reads) if any(name in index.names for index in r.index)
+        ]
+        zero = plain.issuperset(touched) and not any(equation.reads[n].fill for n in touched)
+        if name and (zero if name in summed else results and len(touched) == 1):
             found[name] = places
     return found
 
@@ -68,8 +74,10 @@ def _padded_axis(leader: Stage, read: Read, arrays: Mapping[Node, Array]) -> tup
         return "", 0
     dimension, places = padding
     name = read.index[dimension].single_name
-    whole = name is not None and leader.equation.extents[name] == array.layout.shape[dimension]
-    return (name, places) if name is not None and whole else ("", 0)
+    once = sum(name in index.names for index in read.index if name is not None) == 1
+    if name is None or not once or leader.equation.extents[name] != array.layout.shape[dimension]:
+        return "", 0
+    return name, places
 
 
 def _stretched(axes: tuple[Axis, ...], longer: Mapping[str, int]) -> tuple[Axis, ...]:

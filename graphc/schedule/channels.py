@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from graphc.ir.graph import Graph, Node
 from graphc.ir.layout import Layout, padded
 from graphc.ir.schedule import KernelPlan
+from graphc.passes.classify import plain_factors
 from graphc.passes.sliding import channel_roles
 
 _COPY_BYTES = 16
@@ -58,7 +59,7 @@ def few_channels(kernel: KernelPlan) -> list[Channel]:
     """The arrays of pixels that a product reads, and whose channels are several copies a pixel."""
     equation = kernel.nodes[0].op_equation()
     roles = channel_roles(equation)
-    if roles is None:
+    if roles is None or len(plain_factors(equation)) < len(equation.reads):
         return []
     factors = [{index.single_name for index in read.index} for read in equation.reads]
     depthwise = set.intersection(*factors) & {a.name for a in equation.axes}

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import sympy
 
 import graphc as gx
 from graphc.autodiff.backward import gradients
@@ -12,8 +13,9 @@ from graphc.backends.cuda.run import DeviceProgram
 from graphc.ir.graph import Node
 from graphc.ir.layout import blocked, layout_text, padded, reshaped
 from graphc.lower import grid
-from graphc.ops import activations, elementwise, leaves, reductions, shape
+from graphc.ops import activations, elementwise, leaves, linear, reductions, shape
 from graphc.ops.convolution import conv1d, conv2d, conv3d
+from graphc.ops.define import Definition, Operand, axes, define, op, sum_over
 from graphc.ops.pooling import max_pool2d
 from graphc.schedule.channels import few_channels
 from tests.compiled import with_gradients
@@ -156,6 +158,29 @@ def test_who_else_reads_padded_channels(seeded: np.random.Generator) -> None:
     feeds = {n.label: seeded.normal(size=n.shape).astype("f4") for n in (x, w)}
     program = check_on_emulator(outputs, feeds)
     assert paddings(program) == {"tanh": (1, 4)}
+
+
+@op
+def of_logarithms(x: Operand, w: Operand) -> Definition:
+    """out[n,k,i] = sum over c, r of log(x[n,c,i+r])*w[k,c,r]: a factor that is not 0 where x is."""
+    n, k, i, c, r = axes("n k i c r")
+    return define[n, k, i](sum_over[c, r](sympy.log(x[n, c, i + r]) * w[k, c, r]))
+
+
+def test_factors_that_are_not_zero_beside_channels(seeded: np.random.Generator) -> None:
+    """The channels of x are padded for one kernel, and another takes logarithms of them."""
+    x, w, v = (
+        leaves.input(name, e) for name, e in (("x", (2, 3, 20)), ("w", (8, 3, 5)), ("v", (3, 9)))
+    )
+    positive = elementwise.exp(x)
+    outputs = [
+        conv1d(positive, w), of_logarithms(positive, w), linear.einsum("nci,ck->nik", positive, v),
+    ]  # fmt: skip
+    feeds = {n.label: seeded.normal(size=n.shape).astype("f4") for n in (x, w, v)}
+    program = check_on_emulator(outputs, feeds)
+    assert paddings(program) == {"exp": (1, 4)}
+    padded_sums = [name for name, k in program.kernels.items() if "K 20" in k.source]
+    assert padded_sums == ["convolution_forward"]
 
 
 def test_what_is_not_padded_and_why(seeded: np.random.Generator) -> None:
