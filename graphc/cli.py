@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from graphc import __version__
 from graphc.backends.base import thread_count
+from graphc.backends.cuda.architecture import OLDEST, check_architecture
 from graphc.backends.cuda.compile import COMPILERS, find_device_compiler
 from graphc.compiler import TARGETS
 from graphc.dsl.models import MODELS
@@ -176,6 +177,7 @@ def train_command(model: str, data: str, samples: int | None, **given: Any) -> N
     "--target", type=click.Choice(["c", "cuda"]), default="c", show_default=True,
     help="Show C, or CUDA and the device memory that it takes.",
 )  # fmt: skip
+@click.option("--arch", help=f"The device that CUDA is for, such as sm_90a.  [default: {OLDEST}]")
 @JSON_OPTION
 @with_options(STEP_OPTIONS)
 @with_options(MODEL_OPTIONS)
@@ -187,13 +189,17 @@ def show_command(
     tuned: bool,
     threads: int | None,
     target: str,
+    arch: str | None,
     **given: Any,
 ) -> None:
     """Show the formulas, gradients, kernels and sources of a model's training step.
 
     FILE.py declares its own network: it assigns `loss`, `outputs` or both outside of any function.
     """
-    subject = replace(_subject(network, given), target=target)
+    if arch is not None and target == "c":
+        raise UserError("--arch names a device, and C is shown: add --target cuda")
+    architecture = check_architecture(arch or OLDEST)
+    subject = replace(_subject(network, given), target=target, architecture=architecture)
     if tuned and target == "cuda":
         raise UserError("--tuned shows what a search chose for C: leave out --target cuda")
     if tuned:

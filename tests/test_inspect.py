@@ -21,6 +21,7 @@ from graphc.inspect.show import STAGES, show, show_document
 from graphc.inspect.subject import Subject, file_subject, model_subject, training_subject
 from graphc.inspect.summary import layer_summaries, multiplications, summarise
 from graphc.inspect.table import amount, binary_bytes, table
+from graphc.ir.layout import blocked, layout_text
 from graphc.train.network import build_model
 from graphc.train.optimizers import SGD
 
@@ -244,6 +245,32 @@ def test_cuda_sources_are_shown_without_a_gpu() -> None:
     both = CliRunner().invoke(main, ["show", "lenet5", "--tuned", "--target", "cuda"])
     assert both.exit_code == 1
     assert "leave out --target cuda" in both.output
+
+
+def test_how_arrays_lie_is_shown() -> None:
+    """Between convolutions channels run fastest on a device; what users see is row-major."""
+    buffers = json.loads(shown("vgg16", "--image", "32", "--batch", "2", "--json"))["buffers"]
+    layouts = {(b["name"], b["type"]): b["layout"] for b in buffers}
+    assert layouts["relu", "float32[2, 64, 32, 32]"] == "dimension 1 runs fastest"
+    assert layouts["x", "float32[2, 3, 32, 32]"] == "row-major"
+    assert layout_text(blocked((2, 32, 3), 1, 16)) == "blocks of 16 along dimension 1"
+    assert layout_text(blocked((2, 3, 32), 2, 32)) == "row-major"
+    assert layout_text(blocked((2, 32, 1), 1, 32)) == "row-major"
+
+
+def test_cuda_of_another_architecture_is_shown() -> None:
+    words = ["show", "vgg16", "--image", "32", "--dtype", "bf16", "--node", "conv2_2_forward"]
+    for arch, called in ((None, "gc_mma_bf16"), ("sm_80", "gc_mma_bf16"), ("sm_90a", "gc_wgmma_")):
+        asked = ["--arch", arch] if arch else []
+        result = CliRunner().invoke(main, [*words, "--target", "cuda", *asked])
+        assert result.exit_code == 0, result.output
+        assert called in result.stdout, arch
+    wrong = CliRunner().invoke(main, [*words, "--target", "cuda", "--arch", "hopper"])
+    assert wrong.exit_code == 1
+    assert "there is no architecture 'hopper'" in wrong.output
+    of_c = CliRunner().invoke(main, [*words, "--arch", "sm_80"])
+    assert of_c.exit_code == 1
+    assert "add --target cuda" in of_c.output
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -76,19 +76,31 @@ def _record(
 def _filled(
     buffer: Buffer, program: DeviceProgram, plan: KernelPlan, generator: np.random.Generator
 ) -> np.ndarray:
-    """Random numbers for what is read, a pattern that no result has for what is only written."""
-    size, kind = element_count(buffer.shape), buffer.dtype.numpy
+    """Random numbers for what is read, a pattern that no result has for what is only written.
+
+    The zeros of a layout are there, except in what the kernel has to write.
+    """
+    size, kind = buffer.layout.size, buffer.dtype.numpy
     read = {o for node in plan.nodes for o in node.inputs if o not in plan.nodes}
     here = [node for node in read if program.schedule.places.get(node) is not None]
     if all(program.schedule.buffers[program.schedule.places[n]] is not buffer for n in here):
-        return np.full(size * kind.itemsize, 0xFF, np.uint8).view(kind)
+        pattern = np.full(size * kind.itemsize, 0xFF, np.uint8).view(kind)
+        return _with_zeros(buffer, pattern) if buffer.storage == "persistent" else pattern
     count = min(size, _PERIOD)
     if buffer.dtype.is_float:
         numbers = generator.standard_normal(count, np.float32).astype(kind)
     else:
         limit = program.label_limit(buffer.node) or _places(buffer.node) or 2
         numbers = generator.integers(0, limit, count).astype(kind)
-    return np.resize(numbers, size)
+    return _with_zeros(buffer, np.resize(numbers, size))
+
+
+def _with_zeros(buffer: Buffer, array: np.ndarray) -> np.ndarray:
+    """The array with zeros where its layout has places that are no elements."""
+    if buffer.layout.padding is not None:
+        dimension, places = buffer.layout.padding
+        array.reshape(-1, places)[:, buffer.shape[dimension] :] = 0
+    return array
 
 
 def _places(node: Node) -> int:

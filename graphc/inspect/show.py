@@ -17,7 +17,6 @@ from graphc.ir.layout import layout_text
 from graphc.ir.routine import Routine
 from graphc.ir.schedule import Buffer, KernelPlan
 from graphc.ir.show import equation_text
-from graphc.ir.types import element_count
 from graphc.lower.routines import buffer_order
 
 STAGES = ("graph", "backward", "schedule", "kernels", "source")
@@ -146,7 +145,7 @@ def _buffer_record(buffer: Buffer) -> Document:
     return {
         "name": buffer.name,
         "type": f"{buffer.dtype.value}[{', '.join(map(str, buffer.shape))}]",
-        "bytes": element_count(buffer.shape) * buffer.dtype.size,
+        "bytes": buffer.bytes,
         "layout": layout_text(buffer.layout),
         "storage": buffer.storage,
         "offset": buffer.offset if buffer.storage == "arena" else None,

@@ -13,6 +13,7 @@ from graphc.autodiff.backward import gradients
 from graphc.backends.c.emit import emit
 from graphc.backends.c.mapping import BLOCKS
 from graphc.backends.c.toolchain import find_toolchain
+from graphc.backends.cuda.architecture import OLDEST, has_boxes
 from graphc.backends.cuda.emit import emit as emit_cuda
 from graphc.dsl.model import Model
 from graphc.errors import ToolchainError, UserError
@@ -59,7 +60,7 @@ class Subject:
     """A network to look at; ``slopes`` pairs each trained value with its gradient.
 
     ``tuned_for`` so many threads, its kernels are those that a search chose before. The ``target``
-    is "c" or "cuda".
+    is "c", or "cuda" for a device of this ``architecture``.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Subject:
     precision: str = "fp32"
     tuned_for: int | None = None
     target: str = "c"
+    architecture: str = OLDEST
 
     @cached_property
     def backward(self) -> tuple[Node, ...]:
@@ -99,7 +101,8 @@ class Subject:
 
     def _generated_cuda(self, graph: Graph) -> Generated:
         schedule = make_schedule(graph)
-        routines = lower_to_grid(schedule, tf32=self.precision == "tf32")
+        boxes = has_boxes(self.architecture)
+        routines = lower_to_grid(schedule, tf32=self.precision == "tf32", boxes=boxes)
         emitted = emit_cuda(schedule, routines)
         texts = {file.name: file.text for file in emitted.files}
         memory = planned_memory(schedule.buffers, schedule.arena_bytes, emitted.workspace_bytes)

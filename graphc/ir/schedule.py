@@ -30,6 +30,11 @@ class Buffer:
         """Extents of the array that it holds."""
         return self.layout.shape
 
+    @property
+    def bytes(self) -> int:
+        """What it takes of memory, with the zeros that its layout may hold."""
+        return self.layout.size * self.dtype.size
+
 
 @dataclass(frozen=True)
 class KernelPlan:

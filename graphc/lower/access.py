@@ -50,7 +50,8 @@ def access(
     """The access of a read; conditions that the extents imply are left out."""
     conditions = []
     if read.fill is not None:
-        guards = (Guard(index, 0, n) for index, n in zip(read.index, layout.shape, strict=True))
+        shape = layout.shape if read.fill else layout.padded_shape  # zeros may be read as fill
+        guards = (Guard(index, 0, n) for index, n in zip(read.index, shape, strict=True))
         conditions = [c for g in guards for c in guard_conditions(g, extents)]
     offset = layout.offset(read.index).simplify(extents)
     return Access(buffer, dtype, offset, tuple(conditions), read.fill or 0.0)

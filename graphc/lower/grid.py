@@ -19,7 +19,7 @@ from graphc.ir.types import Axis, element_count
 from graphc.lower.access import Merged
 from graphc.lower.box_products import build_box_product
 from graphc.lower.group import Group
-from graphc.lower.lanes import in_lanes
+from graphc.lower.lanes import in_lanes, in_padded_lanes
 from graphc.lower.names import RESERVED_ON_DEVICE, Namer
 from graphc.lower.nest import (
     NestPlan,
@@ -28,6 +28,7 @@ from graphc.lower.nest import (
     stage_statements,
     store_statements,
 )
+from graphc.lower.padding import with_padding
 from graphc.lower.products import build_product
 from graphc.lower.reduction import (
     Parts,
@@ -113,11 +114,13 @@ def grid_product(group: Group, tf32: bool, boxes: bool) -> GridProduct | BoxProd
         nest = nest_plan(group, windows.sizes, windows.names)
     else:
         nest = nest_plan(in_phases(group) or group)
+    plain = windows is None and nest.total is None  # nothing follows that counts all results
+    nest, inside = with_padding(nest, group.arrays, results=plain)
     factors = contraction_factors(nest.stages[0].equation)
     assert factors is not None
     if _extent(factors.batch) > MOST_BATCHES:
         return None
-    product = build_product(nest, factors, _sizes(group), tf32, windows)
+    product = build_product(nest, factors, _sizes(group), tf32, windows, inside)
     if found is None:
         return product
     return replace(product, reason=f"{product.reason}; not by boxes: {found}")
@@ -132,7 +135,7 @@ def _box_product(group: Group, windows: RowWindows | None) -> BoxProduct | str:
 
 
 def _sizes(group: Group) -> list[int]:
-    return [element_count(array.layout.shape) for array in group.arrays.values()]
+    return [array.layout.size for array in group.arrays.values()]
 
 
 def grid_nest(plan: KernelPlan, group: Group) -> GridNest:
@@ -147,6 +150,11 @@ def grid_nest(plan: KernelPlan, group: Group) -> GridNest:
     if team.workers > 1:
         body, finish = _shared(nest, merged, blocks)
         return GridNest(merged.axes, team, body, finish, wide, reason)
+    whole = in_padded_lanes(nest, merged, blocks, _padded(group))
+    if whole is not None:
+        axes, body, axis = whole
+        reason = f"a thread for {axis.extent} neighbours and the zeros beside them"
+        return GridNest(axes, one_each(_extent(axes)), body, (), wide, reason)
     lanes = in_lanes(nest, merged, blocks)
     if lanes is not None:
         axes, body, count = lanes
@@ -157,6 +165,14 @@ def grid_nest(plan: KernelPlan, group: Group) -> GridNest:
         statements += stage_statements(block, merged, nest.namer)
     statements += store_statements(nest, merged)
     return GridNest(merged.axes, team, tuple(statements), (), wide, reason)
+
+
+def _padded(group: Group) -> dict[str, int]:
+    """Arrays that are stored with zeros beside their fastest dimension, and its places."""
+    stored = [group.arrays[node] for node in group.stored]
+    return {
+        array.name: array.layout.padding[1] for array in stored if array.layout.padding is not None
+    }
 
 
 def _by_memory(nest: NestPlan) -> NestPlan:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from graphc.ir.index import Index, axis_index
+from graphc.ir.index import Index, axis_index, constant
 from graphc.ir.loops import Assign, Declare, LoadLanes, Loop, Statement, Store, StoreLanes
 from graphc.ir.scalar import Call, Element, Inside, Load, Number, Scalar
 from graphc.ir.types import Axis, DType
 from graphc.lower.access import Merged
+from graphc.lower.freeze import as_type
 from graphc.lower.names import Namer
 from graphc.lower.nest import NestPlan, map_statement, store_statements
 from graphc.lower.reduction import Stage
@@ -40,6 +41,38 @@ def in_lanes(
     if body is None:
         return None
     return (*merged.axes[:-1], Axis(last.name, last.extent // count)), body, count
+
+
+def in_padded_lanes(
+    plan: NestPlan, merged: Merged, blocks: Sequence[Sequence[Stage]], padded: Mapping[str, int]
+) -> tuple[tuple[Axis, ...], tuple[Statement, ...], Axis] | None:
+    """Axes, body and the axis that a thread takes whole, where arrays have zeros beside it.
+
+    ``padded`` are the places of that axis in the arrays that are stored so; what a thread stores
+    there are all of them at once. None where there are no such arrays, or others than maps.
+    """
+    if not padded or any(not block[0].equation.is_map for block in blocks):
+        return None
+    stores = [s for s in store_statements(plan, merged) if isinstance(s, Store)]
+    offsets = [store.offset for store in stores if store.buffer in padded]
+    axis = next(a for a in merged.axes if all(o.coefficient(a.name) == 1 for o in offsets))
+    before: list[Statement] = []
+    after: list[Statement] = []
+    inside: list[Statement] = [map_statement(block[0], merged) for block in blocks]
+    for store in stores:
+        if store.buffer not in padded:
+            inside.append(store)
+            continue
+        places, dtype = padded[store.buffer], store.value.dtype
+        name = plan.namer.name(f"{store.buffer}_lanes")
+        before.append(Declare(name, dtype, Number(0, dtype), True, places))
+        inside.append(Assign(name, store.value, axis_index(axis.name)))
+        zero = as_type(Number(0.0, dtype.arithmetic), dtype)
+        after += [Assign(name, zero, constant(n)) for n in range(axis.extent, places)]
+        first = store.offset.substitute({axis.name: constant(0)})
+        after.append(StoreLanes(store.buffer, first, name, places))
+    axes = tuple(a for a in merged.axes if a != axis)
+    return axes, (*before, Loop(axis, tuple(inside), unroll=True), *after), axis
 
 
 def _types(stage: Stage) -> Iterator[DType]:

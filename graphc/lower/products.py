@@ -13,7 +13,7 @@ from graphc.ir.equation import read_symbol
 from graphc.ir.grid import GridNest, GridProduct, Multiply, Operand, ProductTile, TileSums
 from graphc.ir.index import Index, axis_index
 from graphc.ir.layout import row_major
-from graphc.ir.loops import Assign, Declare, Loop, Statement, Store
+from graphc.ir.loops import Assign, Declare, Loop, Statement, Store, When
 from graphc.ir.scalar import Call, Condition, Inside, Load, Name, Number
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.access import Access, Merged, merge_axes, substitute_conditions
@@ -48,11 +48,12 @@ class Side:
 
 def build_product(
     plan: NestPlan, factors: Factors, places: Sequence[int], tf32: bool,
-    windows: RowWindows | None = None,
+    windows: RowWindows | None = None, inside: tuple[Condition, ...] = (),
 ) -> GridProduct:  # fmt: skip
     """The product of the group's leader; the other stages form the epilogue.
 
-    ``places`` are the sizes of the arrays that it touches, ``windows`` what follows the epilogue.
+    ``places`` are the sizes of the arrays that it touches, ``windows`` what follows the epilogue,
+    ``inside`` where a result is an element, if not everywhere.
     """
     leader = plan.stages[0]
     rows, columns = product_sides(plan, leader, factors, windows)
@@ -65,27 +66,29 @@ def build_product(
         extent(batch), m, n, k, multiply, factor, divisible=plan.total is None
     )
     wide = max([*places, extent(batch) * m * n * pieces]) >= WIDE
-    out_rows, out_columns = (_merged_for_epilogue(plan, side.axes) for side in (rows, columns))
+    out_rows, out_columns = (_merged_for_epilogue(plan, s.axes, inside) for s in (rows, columns))
     ones = merge_axes([a for a in factors.batch if a.extent == 1], (), (), plan.namer)
     merged = Merged((), ones.values | out_rows.values | out_columns.values)
     axes = (out_rows.axes, out_columns.axes)
     finish, after, dtype = None, None, leader.node.dtype.arithmetic
 
     def whole(step: Mapping[str, Index]) -> list[Statement]:
-        found = element_epilogue(plan, moved_axes(merged, step), finished_sum(step, dtype))
+        moved = moved_axes(merged, step)
+        found = where(inside, moved, element_epilogue(plan, moved, finished_sum(step, dtype)))
         return [*found, *kept_value(plan, windows, step)]
 
     def partial(step: Mapping[str, Index]) -> list[Statement]:
         return [_store_partial(step, dtype, extent(batch), m, n)]
 
-    lanes, body = in_wide_lanes(axes[1], dtype, plan.namer, whole)
+    lanes, body = in_wide_lanes(() if inside else axes[1], dtype, plan.namer, whole)
     if windows is not None and pieces == 1:
         line = tile.columns + SUMS_PADDING
         after = grid_windows(windows, batch, rows.axes, columns.axes, SUMS, axis_index(PLACE), line)
     if pieces > 1:
         if windows is not None:
             merged, axes = Merged((), ones.values), (rows.axes, columns.axes)
-        finish = pieces_in_order(plan, merged, (*batch, *axes[0], *axes[1]), pieces, wide, windows)
+        all_axes = (*batch, *axes[0], *axes[1])
+        finish = pieces_in_order(plan, merged, all_axes, pieces, wide, windows, inside)
         lanes, body = in_wide_lanes((Axis(COLUMN, n),), dtype, plan.namer, partial)
         axes = ((), ())
     sums = _sums(plan.total, extent(batch), rows, columns, tile) if plan.total is not None else None
@@ -265,8 +268,20 @@ def _width(offset: Index, conditions: Sequence[Condition], axis: Axis | None, dt
     return single
 
 
-def _merged_for_epilogue(plan: NestPlan, axes: tuple[Axis, ...]) -> Merged:
-    return merge_axes(axes, *epilogue_accesses(plan), plan.namer)
+def _merged_for_epilogue(
+    plan: NestPlan, axes: tuple[Axis, ...], inside: Sequence[Condition]
+) -> Merged:
+    offsets, conditions = epilogue_accesses(plan)
+    return merge_axes(axes, offsets, [*conditions, *inside], plan.namer)
+
+
+def where(
+    inside: Sequence[Condition], merged: Merged, statements: list[Statement]
+) -> list[Statement]:
+    """The statements, only where a result is an element if there are others."""
+    if not inside:
+        return statements
+    return [When(substitute_conditions(inside, merged.values), tuple(statements))]
 
 
 def moved_axes(merged: Merged, step: Mapping[str, Index]) -> Merged:
@@ -290,7 +305,7 @@ def _store_partial(
 
 def pieces_in_order(
     plan: NestPlan, merged: Merged, axes: tuple[Axis, ...], pieces: int, wide: bool,
-    windows: RowWindows | None,
+    windows: RowWindows | None, inside: Sequence[Condition] = (),
 ) -> GridNest:  # fmt: skip
     """The pieces in order, then what follows the product; a thread for each element or window."""
     dtype = plan.stages[0].node.dtype.arithmetic
@@ -302,7 +317,7 @@ def pieces_in_order(
     body = (
         Declare(total.name, dtype, Number(0.0, dtype), True),
         Loop(piece, (add,), unroll=True),
-        *element_epilogue(plan, merged, total),
+        *where(inside, merged, element_epilogue(plan, merged, total)),
     )
     count, reason = extent(axes), f"the {pieces} pieces in order"
     if windows is not None:

@@ -13,7 +13,6 @@ from graphc.ir.routine import Body, Routine
 from graphc.ir.scalar import Name
 from graphc.ir.schedule import Buffer, KernelPlan, Schedule
 from graphc.ir.show import equation_text
-from graphc.ir.types import element_count
 from graphc.lower.access import rename_axes
 from graphc.lower.contraction import build_contraction
 from graphc.lower.group import Group
@@ -128,8 +127,7 @@ def _parameters(
 
 
 def _is_streamed(buffer: Buffer) -> bool:
-    size = element_count(buffer.shape) * buffer.dtype.size
-    return buffer.storage == "arena" and size > STREAMED_BYTES
+    return buffer.storage == "arena" and buffer.bytes > STREAMED_BYTES
 
 
 def kernel_parameters(plan: KernelPlan, schedule: Schedule, namer: Namer) -> tuple[Parameter, ...]:
@@ -264,5 +262,5 @@ def _bytes(plan: KernelPlan, schedule: Schedule) -> int:
         buffer = schedule.buffers[place]
         read = any(schedule.places.get(o) == place for o in plan.operands if o not in plan.nodes)
         times = int(read) + int(place in written)
-        total += times * element_count(buffer.shape) * buffer.dtype.size
+        total += times * buffer.bytes
     return total

@@ -107,7 +107,7 @@ def grid_rows(group: Group, wide_from: int) -> GridNest:
             body += [Combine(*combine_statements(block), everywhere=True), *part.after]
         body += [map_statement(stage, rows.both) for stage in walk.after]
     count, columns = element_count(rows.chain.rows), element_count(rows.chain.columns)
-    sizes = [element_count(array.layout.shape) for array in group.arrays.values()]
+    sizes = [array.layout.size for array in group.arrays.values()]
     wide = max([count * columns, *sizes]) >= wide_from
     reason = (
         f"{team.workers} threads share a row of {columns}, which they walk {len(rows.walks)} times"

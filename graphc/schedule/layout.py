@@ -11,7 +11,12 @@ from graphc.ir.loops import BlockSizes
 from graphc.ir.schedule import Buffer, KernelPlan
 from graphc.ir.types import Shape
 from graphc.passes.classify import memory_bases
-from graphc.passes.sliding import channel_roles
+from graphc.schedule.channels import (
+    channel_filters,
+    channel_reads,
+    channel_results,
+    pad_channels,
+)
 
 
 def assign_layouts(
@@ -19,9 +24,9 @@ def assign_layouts(
     places: Mapping[Node, int], block: BlockSizes | None,
 ) -> list[Buffer]:  # fmt: skip
     """Convolutions want vectors along the axes that they multiply; whoever shares a kernel with
-    such an array follows. Without a register ``block`` all channels lie together. Arrays that
-    users see stay row-major, and so do those that are also seen in a shape which the blocks do not
-    fit.
+    such an array follows. Without a register ``block`` all channels lie together, few ones with
+    zeros beside them. Arrays that users see stay row-major, and so do those that are also seen in
+    a shape which the blocks do not fit.
     """
     shapes: dict[int, set[Shape]] = {}
     for node, place in places.items():
@@ -38,52 +43,22 @@ def assign_layouts(
 
     wishes: dict[int, set[Layout | None]] = {}
     for kernel in kernels:
-        for node, dimension in _wishes(kernel):
+        for node, dimension in (*channel_reads(kernel), *channel_results(kernel)):
             leader = kernel.nodes[0].dtype.arithmetic
             lanes = block.lanes(leader) if block is not None else node.shape[dimension]
             wishes.setdefault(places[node], set()).add(fitting(node, dimension, lanes))
     if block is None:
-        for node, dimension in filter(None, map(_filter_wish, kernels)):
+        # The first kernel that reads filters decides how they lie.
+        for node, dimension in filter(None, map(channel_filters, kernels)):
             wishes.setdefault(places[node], {fitting(node, dimension, node.shape[dimension])})
     chosen = {p: one for p, (one, *more) in wishes.items() if one is not None and not more}
     _spread(kernels, places, set(wishes), chosen, fitting, whole=block is None)
+    if block is None:
+        chosen |= pad_channels(graph, kernels, places, chosen)
     return [
         replace(b, layout=chosen[number]) if number in chosen else b
         for number, b in enumerate(buffers)
     ]
-
-
-def _wishes(kernel: KernelPlan) -> list[tuple[Node, int]]:
-    """The arrays that a convolution reads or writes in vectors, and along which dimension."""
-    leader = kernel.nodes[0]
-    equation = leader.op_equation()
-    roles = channel_roles(equation)
-    if roles is None:
-        return []
-    found = []
-    for number, axis in roles.reads:
-        read = equation.reads[number]
-        names = [index.single_name for index in read.index]
-        found.append((leader.inputs[read.operand], names.index(axis)))
-    if roles.result is not None:
-        across = [a.name for a in equation.axes].index(roles.result)
-        found += [(node, across) for node in kernel.stored if node not in kernel.summed]
-    return found
-
-
-def _filter_wish(kernel: KernelPlan) -> tuple[Node, int] | None:
-    """The filters of a convolution, and the channel over which it sums: that of its input, as the
-    first kernel that reads them has it.
-    """
-    leader = kernel.nodes[0]
-    equation = leader.op_equation()
-    roles = channel_roles(equation)
-    if roles is None or roles.result is None:
-        return None
-    ((pixels, channel),) = roles.reads
-    read = equation.reads[1 - pixels]
-    names = [index.single_name for index in read.index]
-    return leader.inputs[read.operand], names.index(channel)
 
 
 def _free_places(graph: Graph, buffers: Sequence[Buffer], places: Mapping[Node, int]) -> set[int]:

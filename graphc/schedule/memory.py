@@ -9,7 +9,6 @@ import numpy as np
 
 from graphc.ir.graph import Graph, Node
 from graphc.ir.schedule import Buffer, KernelPlan
-from graphc.ir.types import element_count
 
 ALIGNMENT = 256
 _KINDS = {"constant": "constant", "feed": "input", "output": "output"}
@@ -39,7 +38,7 @@ def place_arena(
     """Offsets of arena buffers and the arena's size; the largest arrays are placed first."""
     spans = _lifetimes(kernels, places)
     sizes = {
-        number: _aligned(element_count(b.shape) * b.dtype.size)
+        number: _aligned(b.bytes)
         for number, b in enumerate(buffers)
         if b.storage == "arena" and number in spans
     }
@@ -62,7 +61,7 @@ def planned_memory(buffers: Sequence[Buffer], arena_bytes: int, workspace_bytes:
         if buffer.storage == "arena":
             continue
         kind = buffer.node.kind if buffer.storage == "persistent" else _KINDS[buffer.storage]
-        sizes[kind] += element_count(buffer.shape) * buffer.dtype.size
+        sizes[kind] += buffer.bytes
     return Memory(
         sizes["parameter"], sizes["state"], sizes["constant"], sizes["input"], sizes["output"],
         arena_bytes, workspace_bytes,

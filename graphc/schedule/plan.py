@@ -16,6 +16,7 @@ from graphc.passes.rows import RowChain, row_chain
 from graphc.passes.scatters import window_scatter
 from graphc.passes.sums import ArraySum, array_sums
 from graphc.passes.windows import window_sizes
+from graphc.schedule.channels import padding_note
 from graphc.schedule.fuse import Group, fuse
 from graphc.schedule.layout import assign_layouts
 from graphc.schedule.memory import place_arena
@@ -37,7 +38,12 @@ def make_schedule(
     groups = fuse(graph, products.refusal)
     stored = _stored_nodes(graph, [group.members for group in groups])
     single = _kernels(graph, groups, stored, products)
-    layouts = _layouts(graph, single, block)
+    layouts, places = _layouts(graph, single, block)
+    if block is None:
+        single = tuple(
+            replace(k, reason=k.reason + padding_note(k, graph, single, places, layouts))
+            for k in single
+        )
     kernels = _chained(graph, single, layouts)
     kernels = read_scatters(graph, _explained(graph, kernels, products))
     if block is None:
@@ -54,12 +60,12 @@ def make_schedule(
 
 def _layouts(
     graph: Graph, kernels: Sequence[KernelPlan], block: BlockSizes | None
-) -> dict[Node, Layout]:
-    """Where the elements of every node that is stored lie."""
+) -> tuple[dict[Node, Layout], dict[Node, int]]:
+    """How the elements of every node that is stored lie, and in which buffer."""
     buffers, places = _buffers(graph, kernels)
     buffers = assign_layouts(graph, kernels, buffers, places, block)
     found = {node: reshaped(buffers[place].layout, node.shape) for node, place in places.items()}
-    return {node: layout for node, layout in found.items() if layout is not None}
+    return {node: layout for node, layout in found.items() if layout is not None}, places
 
 
 def _chained(

@@ -6,7 +6,7 @@ as long as the work of a tile at the rate that tiles of its size reach.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphc.ir.grid import Multiply, ProductTile
 from graphc.ir.types import DType
@@ -15,7 +15,7 @@ MULTIPROCESSORS = 132  # of an H100; others change how well the last round is fi
 MOST_BATCHES = (1 << 16) - 1  # blocks along y
 ROWS = 64  # every tile has a multiple of so many
 _LINE = 128  # bytes of one line of a tile
-_MOST_PIECES = 64
+_MOST_PIECES = 128
 _LEAST_STEPS = 4  # of the depth in one piece
 _PARTIAL_COST = 24.0  # multiply-adds in the time that one partial sum takes to be written and read
 _WORDS: dict[Multiply, str] = {
@@ -63,6 +63,8 @@ def choose_tile(
          for pieces in (_pieces(one.tile, depth) if divisible else (1,))),
         key=lambda found: found[0],
     )  # fmt: skip
+    steps = _parts(_parts(depth, tile.depth), pieces)
+    tile = replace(tile, stages=min(tile.stages, max(2, steps)))  # one is filled, one is read
     blocks = batch * _parts(rows, tile.rows) * _parts(columns, tile.columns) * pieces
     shape = f"{tile.rows} x {tile.columns} x {tile.depth}"
     cut = f" in {pieces} pieces of the depth" if pieces > 1 else ""

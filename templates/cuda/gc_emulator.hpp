@@ -20,9 +20,9 @@
 #define __launch_bounds__(...)
 #define __cluster_dims__(...)  // emulator.py reads it
 #define __align__(bytes) __attribute__((aligned(bytes)))
-// One block runs at a time, so that a block's array is a static one, in a section of its own where
-// gc_emulator.cpp finds it. `used` keeps stores that nobody in this file reads.
-#define __shared__ static __attribute__((section("gc_shared"), used))
+// One block runs at a time, so that a block's array is a static one, in a section of the kernel's
+// file where gc_emulator.cpp finds it. `used` keeps stores that nobody in this file reads.
+#define __shared__ static __attribute__((section(GC_SHARED_SECTION), used))
 #define GC_DYNAMIC_SHARED(name) unsigned char *const name = gc_emulated_dynamic_shared()
 
 // A wrapper gets the line of the kernel that calls it.
@@ -338,7 +338,15 @@ GC_DEVICE __attribute__((no_sanitize("thread"))) int gc_parameter_sizes(void (*)
 
 // Exports name_emulated, which calls a kernel, and name_parameters, which tells the bytes of each
 // parameter. It stands after the text of the kernel, in a file of its own.
-#define GC_EMULATE(name)                                                                          \
+// The linker defines where the section of its `__shared__` arrays starts and stops.
+#define GC_EMULATE(name, section)                                                                 \
+  extern "C" __attribute__((weak, visibility("hidden"))) uint8_t __start_##section[];             \
+  extern "C" __attribute__((weak, visibility("hidden"))) uint8_t __stop_##section[];              \
+  extern "C" __attribute__((visibility("default"), no_sanitize("thread"))) size_t name##_shared(  \
+      uint8_t **start) {                                                                          \
+    *start = __start_##section;                                                                   \
+    return __start_##section ? __stop_##section - __start_##section : 0;                          \
+  }                                                                                               \
   extern "C" __attribute__((visibility("default"), no_sanitize("thread"))) void name##_emulated(  \
       void **arguments) {                                                                         \
     gc_call(name, arguments);                                                                     \

@@ -7,9 +7,6 @@
 #include "gc_emulator_threads.hpp"
 
 extern "C" {
-// The linker defines these for the section of the `__shared__` arrays.
-extern uint8_t __start_gc_shared[] __attribute__((weak, visibility("hidden")));
-extern uint8_t __stop_gc_shared[] __attribute__((weak, visibility("hidden")));
 }
 
 namespace {
@@ -37,7 +34,7 @@ struct Actor {
 };
 
 struct Memory {
-  uint8_t *dynamic, *constants, *constants_end;
+  uint8_t *dynamic, *arrays, *constants, *constants_end;
   size_t static_bytes, dynamic_bytes;
   uint32_t dynamic_offset;  // static arrays come first in the window of shared addresses
   uint32_t stride;          // from a block's dynamic shared memory to that of the next in a cluster
@@ -60,7 +57,7 @@ Actor self_actor() {
 
 Place find_shared(const void *address) {
   const uint8_t *byte = static_cast<const uint8_t *>(address);
-  const size_t dynamic = byte - memory.dynamic, fixed = byte - __start_gc_shared;
+  const size_t dynamic = byte - memory.dynamic, fixed = byte - memory.arrays;
   const size_t rank = dynamic / memory.stride, own = dynamic % memory.stride;
   if (rank < block.members.size() && own < memory.dynamic_bytes)
     return Place{true, memory.dynamic_offset + (uint32_t)dynamic,
@@ -72,7 +69,7 @@ Place find_shared(const void *address) {
 
 uint8_t *shared_byte(uint32_t offset) {
   if (offset >= memory.dynamic_offset) return memory.dynamic + (offset - memory.dynamic_offset);
-  return __start_gc_shared + offset;
+  return memory.arrays + offset;
 }
 
 std::string shared_name(uint32_t offset) {
@@ -193,7 +190,7 @@ const Region *find_region(const uint8_t *address) {
 // What lies nearest to an address outside of everything that the kernel was given.
 std::string describe_outside(const uint8_t *address) {
   const std::pair<const uint8_t *, size_t> shared[] = {{memory.dynamic, memory.dynamic_bytes},
-                                                       {__start_gc_shared, memory.static_bytes}};
+                                                       {memory.arrays, memory.static_bytes}};
   const char *names[] = {"the dynamic shared memory", "the __shared__ arrays"};
   uint64_t best = 1 << 20;
   std::string text = "far from all that the kernel was given";
@@ -303,11 +300,12 @@ int remember_constants(dl_phdr_info *info, size_t, void *code) {
 
 void poison_shared() {
   memset(memory.dynamic, POISON, memory.stride * block.members.size());
-  if (memory.static_bytes) memset(__start_gc_shared, POISON, memory.static_bytes);
+  if (memory.static_bytes) memset(memory.arrays, POISON, memory.static_bytes);
 }
 
 bool open_memory() {
-  memory.static_bytes = __start_gc_shared ? __stop_gc_shared - __start_gc_shared : 0;
+  memory.arrays = block.launch->arrays;
+  memory.static_bytes = block.launch->array_bytes;
   memory.dynamic_bytes = block.launch->shared_bytes;
   memory.dynamic_offset = (uint32_t)(memory.static_bytes + DYNAMIC_ALIGNMENT - 1) /
                           DYNAMIC_ALIGNMENT * DYNAMIC_ALIGNMENT;

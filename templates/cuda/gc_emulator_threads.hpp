@@ -49,6 +49,8 @@ struct Launch {
   void (*call)(void **);
   void **arguments;
   Region *regions;  // sorted, without overlap
+  uint8_t *arrays;  // the `__shared__` ones of the kernel's file
+  uint64_t array_bytes;
   uint64_t seed;
   uint32_t region_count, shared_bytes;
   gc_index grid, block;

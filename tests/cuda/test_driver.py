@@ -50,6 +50,25 @@ def test_a_source_may_hold_several_kernels(device: Emulator) -> None:
     np.testing.assert_array_equal(download(device, y, np.float32, [40]), ONES)
 
 
+def test_a_kernel_takes_the_shared_memory_of_its_own_file(device: Emulator) -> None:
+    """Six files with 48,000 bytes each: all together are more than a block may have."""
+    text = """#include "gc_device.cuh"
+extern "C" __global__ void turn_NUMBER(float *x) {
+  __shared__ float all[12000];
+  all[threadIdx.x] = x[threadIdx.x];
+  gc_syncthreads();
+  x[threadIdx.x] = all[31 - threadIdx.x] + NUMBER;
+}
+"""
+    numbers = range(1, 7)
+    sources = [SourceFile(f"turn_{n}.cu", text.replace("NUMBER", str(n))) for n in numbers]
+    kernels = device.load(sources).kernels
+    x = upload(device, np.arange(32, dtype=np.float32))
+    for n in numbers:
+        device.launch(kernels[f"turn_{n}"], (1, 1, 1), (32, 1, 1), 0, [x])
+    np.testing.assert_array_equal(download(device, x, np.float32, [32]), np.arange(32) + 21)
+
+
 def test_captured_launches_run_at_each_replay_and_not_before(device: Emulator) -> None:
     x = upload(device, ONES)
     scale(device, x, 1.0)

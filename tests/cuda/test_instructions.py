@@ -26,6 +26,7 @@ ARCHITECTURES = ("sm_80", "sm_90a")
 # What multiplies, by the wrapper that a text calls, with the variant of the instruction.
 TIERS = {
     "gc_wgmma_bf16": r"HGMMA\.64x\d+x16\.F32\.BF16",
+    "gc_wgmma_f16": r"HGMMA\.64x\d+x16\.F32",
     "gc_mma_bf16": r"HMMA\.16816\.F32\.BF16",
     "gc_mma_f16": r"HMMA\.16816\.F32",
     "gc_mma_tf32": r"HMMA\.1688\.F32\.TF32",
@@ -112,8 +113,9 @@ def test_vgg16_at_its_real_size(precision: str, compiler: str) -> None:
             assert not report.uses_local_memory, report
             assert report.shared <= (163 << 10 if architecture == "sm_80" else 227 << 10)
     used = check_contractions(emitted, made, precision)
-    if precision == "bf16":
-        assert {"sm_80 gc_mma_bf16", "sm_90a gc_wgmma_bf16"} <= used
+    half = {"bf16": "bf16", "fp16": "f16"}.get(precision)
+    if half is not None:
+        assert {f"sm_80 gc_mma_{half}", f"sm_90a gc_wgmma_{half}"} <= used
 
 
 def test_a_missing_instruction_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +130,6 @@ def test_a_missing_instruction_is_noticed(monkeypatch: pytest.MonkeyPatch) -> No
             for name in one.symbols.values()
         }
 
-    monkeypatch.setattr("tests.cuda.test_instructions.instructions", blind)
+    monkeypatch.setitem(globals(), "instructions", blind)
     with pytest.raises(AssertionError, match="sm_80"):
         check_contractions(emitted, made, "bf16")

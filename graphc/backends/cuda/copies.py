@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from graphc.backends.cuda.mapping import TYPES
 from graphc.backends.cuda.printer import CudaPrinter, words
 from graphc.ir.grid import GridProduct, Operand
-from graphc.ir.index import Atom, Index, collect
+from graphc.ir.index import Atom, Index, axis_index, collect
 from graphc.ir.scalar import Condition
 
 _UNROLLED = 4
@@ -106,6 +106,18 @@ class Copy:
         moves = [t for t in index.terms if not _names(t[0]) <= names]
         return collect(stays, index.const), collect(moves, 0)
 
+    def _flat(self, moving: Index) -> Index:
+        """The part that moves, by the number of the depth itself where memory runs like it."""
+        last = self.product.depth[-1]
+        terms: list[tuple[Atom, int]] = []
+        step = moving.coefficient(last.name)
+        for axis in reversed(self.product.depth):
+            terms.append((axis.name, step))
+            step *= axis.extent
+        if moving != collect(terms, 0):
+            return moving
+        return axis_index(f"{self.name}_depth") * moving.coefficient(last.name)
+
     def load_lines(self) -> list[str]:
         """The copies of one step."""
         name, index = self.name, self.printer.index
@@ -136,7 +148,7 @@ class Copy:
             tests.append(f"{name}_depth < {self.depth}")
         for number, condition in enumerate(self.operand.conditions, 1):
             tests += self._tests(condition, f"{name}_own_{number}{own}")
-        moving = self._split(self.operand.offset)[1]
+        moving = self._flat(self._split(self.operand.offset)[1])
         offset = f"{name}_own_0{own}"
         if moving.terms:
             offset += f" + {self.printer.index_text(moving)}"

@@ -61,6 +61,7 @@ class _Region(ctypes.Structure):
 class _Launch(ctypes.Structure):
     _fields_ = (
         ("call", ctypes.c_void_p), ("arguments", ctypes.c_void_p), ("regions", ctypes.c_void_p),
+        ("arrays", ctypes.c_void_p), ("array_bytes", ctypes.c_uint64),
         ("seed", ctypes.c_uint64), ("region_count", ctypes.c_uint32),
         ("shared_bytes", ctypes.c_uint32), ("grid", _Index), ("block", _Index),
         ("cluster", ctypes.c_uint32),
@@ -302,9 +303,10 @@ class Emulator:
         regions = self._regions(item)
         values, pointers = _packed(item.arguments)
         call = ctypes.cast(getattr(loaded.library, f"{loaded.name}_emulated"), ctypes.c_void_p)
+        arrays, array_bytes = _shared_arrays(loaded.library, loaded.name)
         request = _Launch(
-            call, ctypes.addressof(pointers), ctypes.addressof(regions), self.seed,
-            len(regions), item.shared_bytes, _Index(*item.grid), _Index(*item.block),
+            call, ctypes.addressof(pointers), ctypes.addressof(regions), arrays, array_bytes,
+            self.seed, len(regions), item.shared_bytes, _Index(*item.grid), _Index(*item.block),
             loaded.cluster,
         )  # fmt: skip
         failure = _Failure()
@@ -345,6 +347,14 @@ def _seed() -> int:
             f"  value: {asked!r}\n  legal: a whole number below 2**64"
         )
     return int(asked)
+
+
+def _shared_arrays(library: ctypes.CDLL, name: str) -> tuple[int | None, int]:
+    """Where the ``__shared__`` arrays of a kernel's file are, and their bytes."""
+    start, find = ctypes.c_void_p(), getattr(library, f"{name}_shared")
+    find.restype = ctypes.c_size_t
+    size = find(ctypes.byref(start))
+    return start.value, size
 
 
 def _parameter_sizes(library: ctypes.CDLL, name: str) -> tuple[int, ...]:

@@ -143,7 +143,10 @@ def cluster_sizes(source: SourceFile) -> Mapping[str, int]:
 def _entries(sources: Sequence[SourceFile]) -> list[SourceFile]:
     """The files that g++ is given: each includes some kernels, and calls them."""
     parts = [sources[n : n + _KERNELS_AT_ONCE] for n in range(0, len(sources), _KERNELS_AT_ONCE)]
-    return [SourceFile(f"entry_{n}.cpp", _entry_text(part)) for n, part in enumerate(parts)]
+    return [
+        SourceFile(f"entry_{n}.cpp", _entry_text(part, n * _KERNELS_AT_ONCE))
+        for n, part in enumerate(parts)
+    ]
 
 
 def find_compiler() -> tuple[str, ...]:
@@ -165,10 +168,15 @@ def _build_emulator() -> Path:
     return _build(recipe, (), _Step(_EMULATOR, command), None)[0]
 
 
-def _entry_text(sources: Sequence[SourceFile]) -> str:
-    lines = [f'#include "{source.name}"' for source in sources]
-    lines += ["", *(f"GC_EMULATE({name})" for source in sources for name in kernel_names(source))]
-    return "\n".join(lines) + "\n"
+def _entry_text(sources: Sequence[SourceFile], first: int) -> str:
+    """Each source with its own section of arrays in shared memory, numbered from ``first``."""
+    lines = []
+    for number, source in enumerate(sources, first):
+        section = f"gc_shared_{number}"
+        lines += [f'#define GC_SHARED_SECTION "{section}"', f'#include "{source.name}"']
+        lines += [f"GC_EMULATE({name}, {section})" for name in kernel_names(source)]
+        lines += ["#undef GC_SHARED_SECTION", ""]
+    return "\n".join(lines)
 
 
 def _template(name: str) -> SourceFile:

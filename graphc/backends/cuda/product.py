@@ -21,6 +21,7 @@ from graphc.lower.products import SUMS_PADDING
 from graphc.lower.tile_sums import PARTIAL
 
 _LINE = 128  # bytes of a line of a tile that runs along the depth
+_SHARED, _RESERVED = 164 << 10, 1 << 10  # bytes of an sm_80's multiprocessor, and of each block
 
 
 @dataclass(frozen=True)
@@ -73,20 +74,22 @@ def product_source(routine: Routine, product: GridProduct) -> ProductSource:
     used = words([*epilogue, *windows, *(line for s in sides for line in (*s.prepare, *s.load))])
     grid = (-(-m // tile.rows) * -(-n // tile.columns), batch, product.pieces)
     sums = tile.rows * (tile.columns + SUMS_PADDING) * dtype.size
-    stages = tile.stages * (tile.rows + tile.columns) * _LINE
+    shared = max(sums, tile.stages * (tile.rows + tile.columns) * _LINE)
     second = second_kernel(routine, product)
     parameters = tuple(_parameters(product, routine.parameters))
     sum_words = _sum_lines(printer, product, m, n)
     fma = tile.multiply == "fma"
+    vector, mma_depth = 16 // product.factor.size, 32 // product.factor.size
     text = render(
         "cuda/product.cu.jinja", title=routine.title, reason=product.reason, name=routine.name,
         parameters=parameter_list(parameters), threads=tile.threads, tile=tile,
+        together=_SHARED // (shared + _RESERVED),
         type=TYPES[product.factor], index=printer.index, column_tiles=-(-n // tile.columns),
         steps=steps,
         batch=_batch_lines(printer, product, used), pieces=product.pieces > 1,
         steps_of_piece=-(-steps // product.pieces), rows=sides[0], columns=sides[1], fma=fma,
-        vector=16 // product.factor.size, product="a[i][lane] * b[j][lane]",
-        mma=f"gc_mma_{tile.multiply}", mma_depth=32 // product.factor.size,
+        vector=vector, product="a[i][lane] * b[j][lane]", mma=f"gc_mma_{tile.multiply}",
+        mma_depth=mma_depth, summed=_summed(k, tile.depth, vector if fma else mma_depth),
         sum_type=TYPES[dtype], spill=spill_lines(product), lanes=product.lanes,
         **_places(tile, m, n, 1, epilogue), epilogue=epilogue, windows=windows,
         **_window_places(product, m, n, windows), padding=SUMS_PADDING, sums=sum_words,
@@ -94,9 +97,14 @@ def product_source(routine: Routine, product: GridProduct) -> ProductSource:
     )  # fmt: skip
     results = product.pieces * batch * m * n
     return ProductSource(
-        text, parameters, grid, tile.threads, max(sums, stages),
-        workspace_bytes(product, results), second,
-    )  # fmt: skip
+        text, parameters, grid, tile.threads, shared, workspace_bytes(product, results), second
+    )
+
+
+def _summed(terms: int, depth: int, together: int) -> str:
+    """How many terms of a step are multiplied; of a sum that is one step, not what lies beyond."""
+    used = -(-terms // together) * together
+    return "DEPTH" if used >= depth else str(used)
 
 
 def workspace_bytes(product: GridProduct | BoxProduct, results: int) -> int:

@@ -36,7 +36,6 @@ from graphc.ir.boxes import LINE_BYTES
 from graphc.ir.graph import Node
 from graphc.ir.routine import Routine
 from graphc.ir.schedule import Buffer, Schedule
-from graphc.ir.types import element_count
 from graphc.lower.lanes import VECTOR_BYTES
 from graphc.ops.messages import describe
 from graphc.schedule.memory import Memory, planned_memory
@@ -104,8 +103,7 @@ class DeviceProgram(Program):
             b for b in self.schedule.buffers
             if b.storage != "arena" and not isinstance(shared.get(b.name), DeviceArray)
         ]  # fmt: skip
-        sizes = [element_count(b.shape) * b.dtype.size for b in own]
-        return sum(sizes) + self.arena_bytes + self.workspace_bytes
+        return sum(b.bytes for b in own) + self.arena_bytes + self.workspace_bytes
 
     def _array(self, buffer: Buffer, shared: Mapping[str, Any], seed: int) -> DeviceArray | None:
         """The array of a buffer; None for those in the arena."""
@@ -114,9 +112,9 @@ class DeviceProgram(Program):
         given = shared.get(buffer.name) if buffer.storage == "persistent" else None
         if isinstance(given, DeviceArray):
             return _checked_array(buffer.node, given, self.driver)
-        array = DeviceArray(self.driver, buffer.shape, buffer.dtype.numpy)
         if any(copy.state is buffer.node for copy in self.schedule.graph.copies):
-            return array
+            return DeviceArray(self.driver, (buffer.layout.size,), buffer.dtype.numpy)
+        array = DeviceArray(self.driver, buffer.shape, buffer.dtype.numpy)
         if buffer.storage == "constant":
             array.write(np.asarray(buffer.node.value).reshape(buffer.shape))
         elif given is not None:
@@ -135,8 +133,7 @@ class DeviceProgram(Program):
         array = self._arrays[number]
         if array is not None:
             return array.memory
-        size = element_count(buffer.shape) * buffer.dtype.size
-        return self._arena.memory.part(buffer.offset, size)
+        return self._arena.memory.part(buffer.offset, buffer.bytes)
 
     def _run(self, feeds: Mapping[str, Any], seconds: np.ndarray | None) -> list[np.ndarray]:
         for number, buffer in self._feeds:
@@ -297,7 +294,7 @@ class DeviceProgram(Program):
         results = {}
         for number in {self.schedule.places[node] for node in plan.stored}:
             buffer = self.schedule.buffers[number]
-            results[number] = np.empty(buffer.shape, buffer.dtype.numpy).reshape(-1)
+            results[number] = np.empty(buffer.layout.size, buffer.dtype.numpy)
             self.driver.copy_from(self._memories[number], results[number])
         return results
 
