@@ -22,6 +22,8 @@ from graphc.lower.tile_sums import PARTIAL
 
 _LINE = 128  # bytes of a line of a tile that runs along the depth
 _SHARED, _RESERVED = 164 << 10, 1 << 10  # bytes of an sm_80's multiprocessor, and of each block
+_REGISTERS = 1 << 16  # of a multiprocessor
+_SPARE = {"fma": 64, "tf32": 128, "bf16": 96, "f16": 96}  # registers beside a thread's sums
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def product_source(routine: Routine, product: GridProduct) -> ProductSource:
     text = render(
         "cuda/product.cu.jinja", title=routine.title, reason=product.reason, name=routine.name,
         parameters=parameter_list(parameters), threads=tile.threads, tile=tile,
-        together=_SHARED // (shared + _RESERVED),
+        together=_together(tile, shared),
         type=TYPES[product.factor], index=printer.index, column_tiles=-(-n // tile.columns),
         steps=steps,
         batch=_batch_lines(printer, product, used), pieces=product.pieces > 1,
@@ -99,6 +101,12 @@ def product_source(routine: Routine, product: GridProduct) -> ProductSource:
     return ProductSource(
         text, parameters, grid, tile.threads, shared, workspace_bytes(product, results), second
     )
+
+
+def _together(tile: ProductTile, shared: int) -> int:
+    """Blocks that shared memory, and the registers that their threads need, let run together."""
+    registers = tile.rows * tile.columns + _SPARE[tile.multiply] * tile.threads
+    return max(1, min(_SHARED // (shared + _RESERVED), _REGISTERS // registers))
 
 
 def _summed(terms: int, depth: int, together: int) -> str:
