@@ -5,10 +5,13 @@ import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.gpu.kernel_checks import check_kernels
+from graphc.backends.base import Program
 from graphc.backends.cuda.device import open_device
 from graphc.backends.cuda.disassemble import INSTALL_HINT, instructions
 from graphc.backends.cuda.emit import Emitted, emit
@@ -67,6 +70,15 @@ def check_on_emulator(
             tolerance = ROUGH.get(precision, TOLERANCE.get(node.dtype.value, np.nan))
             assert_close(ours, want, tolerance, what)
     return program
+
+
+def wrong_kernels(program: Program, precision: str) -> dict[str, list[str]]:
+    """What the benchmark on a GPU finds: each kernel's faults on fresh inputs, by its name."""
+    assert isinstance(program, DeviceProgram)
+    records: list[dict[str, Any]] = []
+    check_kernels(program, precision, 5, records.append)
+    assert records
+    return {record["name"]: record["wrong"] for record in records if record["wrong"]}
 
 
 def case_graph(

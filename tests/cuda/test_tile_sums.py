@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.gpu.kernel_checks import check_kernels
 from graphc import compiler
 from graphc.backends.cuda.emit import Emitted, emit
 from graphc.backends.cuda.fault import KernelFault
-from graphc.backends.cuda.run import DeviceProgram
 from graphc.compiler import compile_graph
 from graphc.evaluate import evaluate
 from graphc.inspect.emitted import emitted_for
@@ -31,7 +29,7 @@ from graphc.schedule.box_tiles import TILE_SIZES, TileCounts, TileSize, choose_b
 from graphc.schedule.plan import make_schedule
 from graphc.train.network import build_model, make_optimizer
 from tests.compiled import assert_close, distance, with_gradients
-from tests.cuda.programs import SEEDS, Feeds, check_on_emulator, emulator, generated
+from tests.cuda.programs import SEEDS, Feeds, check_on_emulator, emulator, generated, wrong_kernels
 from tests.cuda.test_boxes import shifted
 
 ARCH = "sm_90a"
@@ -267,10 +265,7 @@ def test_kernel_by_kernel(precision: str, arch: str | None, seeded: np.random.Ge
     """The check that runs on a GPU takes partial sums and sums of tiles like everything else."""
     outputs, _ = gradients_of_chain(seeded)
     program = compile_graph(outputs, target="cuda-emu", precision=precision, arch=arch)
-    assert isinstance(program, DeviceProgram)
-    records: list[dict[str, Any]] = []
-    check_kernels(program, precision, 5, records.append)
-    assert [line for record in records for line in record["wrong"]] == []
+    assert wrong_kernels(program, precision) == {}
     assert in_tiles(program)
 
 
