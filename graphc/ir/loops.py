@@ -8,6 +8,7 @@ from typing import Literal
 from graphc.ir.blocks import Resident, TileBlocks
 from graphc.ir.index import Index
 from graphc.ir.scalar import Condition, Load, Name, Scalar
+from graphc.ir.strips import Strip
 from graphc.ir.tiles import LinearProgram
 from graphc.ir.types import Axis, DType
 
@@ -199,6 +200,7 @@ class Contraction:
         resident: the factor that is packed once, whole, and shared by all tasks.
         row_block, column_panels: rows and column panels of one task.
         in_place: the columns, where they are not packed.
+        strip: what the rows read, where they are not packed; its box is the rows of a task.
         pieces: parts of the depth that are summed on their own, then in order.
         panel: elements of packed panels: ``dtype``, or bfloat16 in pairs of neighbouring depth.
         epilogue_rows, epilogue_columns: M and N as the epilogue's memory accesses let them merge.
@@ -217,6 +219,7 @@ class Contraction:
     skip: tuple[Condition, ...]
     resident: Resident
     in_place: InPlace | None
+    strip: Strip | None
     row_block: int
     column_panels: int
     pieces: int

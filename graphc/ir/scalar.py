@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphc.ir.index import Index
@@ -86,3 +87,17 @@ def plain_load(value: Scalar) -> Load | None:
         (inner,) = value.arguments
         return inner if isinstance(inner, Load) and inner.dtype.is_half else None
     return value if isinstance(value, Load) else None
+
+
+def guarded_load(
+    value: Scalar, tests: Sequence[Condition] = ()
+) -> tuple[tuple[Condition, ...], Scalar] | None:
+    """The conditions and the load of an element that is zero elsewhere; None if it is no such."""
+    conditions = tuple(tests)
+    if isinstance(value, Call) and value.function == "select":
+        inside, taken, other = value.arguments
+        if not isinstance(inside, Inside) or not isinstance(other, Number) or other.value:
+            return None
+        conditions += inside.conditions
+        value = taken
+    return (conditions, value) if plain_load(value) is not None else None

@@ -31,8 +31,17 @@ from graphc.lower.names import Namer
 from graphc.lower.nest import NestPlan, element_epilogue, epilogue_accesses
 from graphc.lower.reduction import Stage
 from graphc.lower.streams import stream_lines
+from graphc.lower.strips import strip_rows
 from graphc.passes.classify import Factor, Factors
-from graphc.schedule.blocking import DEPTH, ProductSizes, dot_limits, resident_factor, task_size
+from graphc.schedule.blocking import (
+    DEPTH,
+    ProductSizes,
+    dot_limits,
+    resident_factor,
+    strip_panels,
+    strip_tasks,
+    task_size,
+)
 
 _SHORT_RUN = 8
 _NEAR = 8  # elements: neighbours in a run that are no further apart share a line
@@ -76,16 +85,31 @@ def build_contraction(
         limits = replace(limits, panels=limits.panels or max(1, _RUN // width))
     blocks = _count(depth.axes[:split]) * -(-depth.axes[split].extent // cut)
     row_block, panels, pieces = task_size(limits, sizes, resident, blocks, block.rows, width)
-    epilogue_rows, epilogue_columns, statements = _epilogue(plan, factors)
-    last = epilogue_columns.axes[-1]
-    lines: tuple[LineStore, ...] = ()
-    if width % last.extent == 0:
-        statements, lines = stream_lines(statements, last, plan.streamed, plan.namer)
-    return Contraction(
+    epilogue_rows, epilogue_columns, statements, lines = _epilogue(plan, factors, width)
+    body = Contraction(
         tuple(a for a in factors.batch if a.extent > 1), depth.axes, rows, columns, split, cut,
         substitute_conditions(skipped, depth.values) if outer else (), resident, in_place,
-        row_block, panels, pieces, epilogue_rows.axes, epilogue_columns.axes, tuple(statements),
+        None, row_block, panels, pieces, epilogue_rows.axes, epilogue_columns.axes, statements,
         lines, block, panel, dtype,
+    )  # fmt: skip
+    packed = dots or in_place or outer or resident == "rows" or panel is not dtype
+    return body if packed else _with_strip(body, sizes, limits, plan.namer)
+
+
+def _with_strip(
+    body: Contraction, sizes: ProductSizes, limits: ContractionBlocks, namer: Namer
+) -> Contraction:
+    """The same product whose rows are read from strips, where rows share what they read."""
+    width = body.register_columns
+    least = strip_tasks(sizes, width)
+    found = strip_rows(body.rows, body.depth, limits, least, body.dtype, namer)
+    if found is None:
+        return body
+    tasks = sizes.batch * sizes.rows // found.strip.rows
+    panels = strip_panels(limits, tasks, -(-sizes.columns // width), body.resident)
+    return replace(
+        body, strip=found.strip, split=found.split, cut=found.cut, row_block=found.strip.rows,
+        column_panels=panels, pieces=1,
     )  # fmt: skip
 
 
@@ -258,12 +282,21 @@ def _count(axes: Sequence[Axis]) -> int:
     return element_count(tuple(a.extent for a in axes))
 
 
-def _epilogue(plan: NestPlan, factors: Factors) -> tuple[Merged, Merged, list[Statement]]:
-    """Followers of the product, one element at a time, with their own merging of M and N."""
+def _epilogue(
+    plan: NestPlan, factors: Factors, width: int
+) -> tuple[Merged, Merged, tuple[Statement, ...], tuple[LineStore, ...]]:
+    """Followers of the product, one element at a time, with their own merging of M and N.
+
+    Whole lines that a panel of ``width`` columns fills come after.
+    """
     offsets, conditions = epilogue_accesses(plan)
     rows = merge_axes(factors.row_axes, offsets, conditions, plan.namer)
     columns = merge_axes(factors.column_axes, offsets, conditions, plan.namer)
     batch = merge_axes(tuple(a for a in factors.batch if a.extent == 1), (), (), plan.namer)
     merged = Merged((), rows.values | columns.values | batch.values)
     total = Name("sum", plan.stages[0].node.dtype.arithmetic)
-    return rows, columns, element_epilogue(plan, merged, total)
+    statements = element_epilogue(plan, merged, total)
+    lines: tuple[LineStore, ...] = ()
+    if width % columns.axes[-1].extent == 0:
+        statements, lines = stream_lines(statements, columns.axes[-1], plan.streamed, plan.namer)
+    return rows, columns, tuple(statements), lines

@@ -31,6 +31,8 @@ _REPEATS = 5
 _ROW_BLOCK = {"rows": 512, "columns": 128, "none": 256}
 _PANELS = {"rows": 4, "columns": 16, "none": 8}
 _MOST_PIECES = 16
+STRIP_DEPTH = 600  # of a block where rows are read from a strip: its panels stay in that cache too
+STRIP_ROWS = 256  # of a task there
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,19 @@ def task_size(
             row_block //= 2
     pieces = min(most, -(-_TASKS // tasks())) if tasks() < _TASKS else 1
     return row_block * height, panels, pieces
+
+
+def strip_tasks(sizes: ProductSizes, width: int) -> int:
+    """How often the rows must be parted at least where strips leave no other way to share."""
+    return -(-_TASKS // (sizes.batch * -(-sizes.columns // width)))
+
+
+def strip_panels(limits: ContractionBlocks, tasks: int, panels: int, resident: Resident) -> int:
+    """Column panels of one task where strips leave ``tasks`` beside the columns."""
+    count = min(panels, limits.panels or _PANELS[resident])
+    while tasks * -(-panels // count) < _TASKS and count > 1:
+        count //= 2
+    return count
 
 
 def position_blocks(

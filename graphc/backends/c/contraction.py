@@ -9,10 +9,12 @@ from graphc.backends.c.inplace import in_place_words
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.packing import decode_lines, pack_lines, transpose_lines
 from graphc.backends.c.printer import condition_text, statement_lines
+from graphc.backends.c.strips import run_unroll, strip_words
 from graphc.backends.templating import render
 from graphc.ir.loops import BlockSizes, Contraction, InPlace, Pack
 from graphc.ir.routine import Routine
 from graphc.ir.scalar import plain_load
+from graphc.ir.strips import Strip
 from graphc.ir.types import Axis, DType, element_count
 
 PAGE = 2 << 20  # threads that write to one 2 MB page slow each other down many times over
@@ -45,11 +47,17 @@ def contraction_source(
         dots=dots,
         halving=[1 << n for n in reversed(range(lanes.bit_length() - 1))],
         micro=_dot_kernel(block, body.in_place) if dots else _micro_kernel(body, lanes),
-        stream_results=bool(body.lines),
+        stream_results=bool(body.lines), at_once=_at_once(body),
         packed_bytes=packed, shared_bytes=shared, private_bytes=private,
         **_panel_words(body), **_parts(body, block), **in_place_words(body),
     )  # fmt: skip
     return text, shared, private
+
+
+def _at_once(body: Contraction) -> bool:
+    """Whether a row panel is finished as soon as its last products are added."""
+    dots = body.columns.order == "vectors"
+    return body.pieces == 1 and body.in_place is None and not body.skip and not dots
 
 
 def _panel_words(body: Contraction) -> dict[str, object]:
@@ -102,7 +110,9 @@ def _workspace(body: Contraction, block: BlockSizes, block_depth: int) -> tuple[
         depth = _count(body.depth[: body.split]) * -(-body.depth[body.split].extent // body.cut)
         depth *= block_depth
         private += max(block.rows, nr) * block_depth * panel
-    if body.resident != "rows":
+    if body.strip is not None:
+        private += body.strip.size * size
+    elif body.resident != "rows":
         private += row_block * block_depth * panel
     if body.resident != "columns" and body.in_place is None:
         private += body.column_panels * nr * block_depth * panel
@@ -137,6 +147,8 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
     kind, wide, step = ("gc_pairs", 2 * lanes, 2) if paired else ("vector", lanes, 1)
     loads = ", ".join(f"b{v} = *(const {kind} *)(b + {v * wide})" for v in vectors)
     scalar = "a[{r} * LANES + lane]" if rows_are_vectors else "a[{r}]"
+    if body.strip is not None:
+        scalar = "a{r}[*at + lane * RUN_STEP]"
     if paired:
         place = "{r} * LANES + lane" if rows_are_vectors else "{r} * 2"
         scalar = f"*(const gc_pair *)(a + {place})"
@@ -151,7 +163,7 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
 
     return _MicroKernel(
         zero=[f"vector {line}" for line in each("c{r}_{v} = {{0}}", ", ")],
-        loops=_depth_loops(rows_are_vectors, step),
+        loops=_run_loops(body.strip) if body.strip else _depth_loops(rows_are_vectors, step),
         load=f"const {kind} {loads};",
         multiply=each(product),
         add=each("c{r}_{v} += *(vector *){place}"),
@@ -194,6 +206,15 @@ def _depth_loops(rows_are_vectors: bool, step: int) -> list[str]:
         "for (long k = 0; k < depth; k += LANES, a += MR * LANES)",
         "  #pragma GCC unroll 4",
         f"  for (long lane = 0; lane < LANES; lane{add}, b += {nr}) {{",
+    ]
+
+
+def _run_loops(strip: Strip) -> list[str]:
+    """The loop over runs of the depth, and over the products of one."""
+    return [
+        "for (const long *at = run_at; at < run_at + RUNS; at++)",
+        f"  #pragma GCC unroll {run_unroll(strip.run.extent)}",
+        "  for (long lane = 0; lane < RUN; lane++, b += NR) {",
     ]
 
 
@@ -288,15 +309,19 @@ def _parts(body: Contraction, block: BlockSizes) -> dict[str, object]:
     _, heads = _depth_heads(body)
     rows, columns = (
         side.packing(heads, "block", side.mine, lanes)
-        if name != body.resident and (body.in_place is None or name == "rows")
+        if name != body.resident
+        and (body.in_place is None or name == "rows")
+        and (body.strip is None or name == "columns")
         else []
         for name, side in sides.items()
     )
     epilogue = _epilogue(body, body.register_columns)
     skip = " && ".join(condition_text(c) for c in body.skip)
-    used = "\n".join([*rows, *columns, skip])
+    strip = strip_words(body)
+    used = "\n".join([*rows, *columns, *strip["copy_strip"], skip])
     own = used if body.pieces > 1 else "\n".join([used, *epilogue])
     done = "BLOCKS + number) * BLOCK_DEPTH" if has_pairs(body) else "DEPTH + done)"
+    top = "top" if body.in_place is None else "row"
     shared = f"packed + ((batch_number * {{panels}} + {{panel}}) * {done} * {{width}}"
     return {
         "resident": _resident_part(body, lanes),
@@ -308,13 +333,14 @@ def _parts(body: Contraction, block: BlockSizes) -> dict[str, object]:
         "pack_columns": columns,
         "row_target": "staged" if sides["rows"].staged else sides["rows"].mine,
         "column_target": "staged" if sides["columns"].staged else sides["columns"].mine,
-        "row_panel": "my_rows + row * BLOCK_DEPTH"
+        "row_panel": f"my_rows + {top} * BLOCK_DEPTH"
         if rows
-        else shared.format(panels="ROW_PANELS", panel="(first_row + row) / MR", width="MR"),
+        else shared.format(panels="ROW_PANELS", panel=f"(first_row + {top}) / MR", width="MR"),
         "column_panel": sides["columns"].mine
         if columns
         else shared.format(panels="COLUMN_PANELS", panel="first_panel + panel", width="NR"),
         "epilogue": epilogue,
+        **strip,
     }
 
 

@@ -10,7 +10,7 @@ from graphc.backends.c.mapping import TYPES, WIDEN_VECTOR
 from graphc.backends.c.printer import condition_text, index_text, scalar_text
 from graphc.ir.index import Index, axis_index, constant
 from graphc.ir.loops import Pack
-from graphc.ir.scalar import Call, Condition, Inside, Number, Scalar, plain_load
+from graphc.ir.scalar import Condition, Scalar, guarded_load, plain_load
 from graphc.ir.types import Axis, DType, element_count
 
 _FAR = 4096  # bytes: memory pages, at whose end the hardware stops to read ahead
@@ -45,7 +45,7 @@ def pack_lines(
         return _transposed(pack, heads, width, count, lanes)
     if pack.order == "vectors":
         return _vectors(pack, heads, width, count, depth, value, lanes)
-    inner = _clipped(pack, heads, width) or _nested(heads, [f"*to = {value};", f"to += {width};"])
+    inner = _clipped(pack, heads, width) or nested(heads, [f"*to = {value};", f"to += {width};"])
     return [
         f"for (long lane = 0; lane < {width}; lane++) {{",
         f"  {_pointer(pack)} to = target + lane;",
@@ -65,7 +65,7 @@ def _clipped(pack: Pack, heads: Sequence[str], width: str) -> list[str]:
 
     Empty where that is not so, or where there are none.
     """
-    guarded = _guarded_load(pack.value, pack.conditions)
+    guarded = guarded_load(pack.value, pack.conditions)
     if guarded is None or not guarded[0]:
         return []
     name, begin, end = _bounds_of(heads[-1])
@@ -93,7 +93,7 @@ def _clipped(pack: Pack, heads: Sequence[str], width: str) -> list[str]:
         (f"gc_min(begin, {end})", "0"), ("end", scalar_text(guarded[1])), (end, "0")
     ):  # fmt: skip
         lines.append(f"for (; {name} < {stop}; {name}++, to += {width}) *to = {value};")
-    return _nested(heads[:-1], lines)
+    return nested(heads[:-1], lines)
 
 
 def vector_move(value: Scalar, axis: str, tests: Sequence[Condition] = ()) -> str | None:
@@ -102,7 +102,7 @@ def vector_move(value: Scalar, axis: str, tests: Sequence[Condition] = ()) -> st
     16-bit numbers are widened to floats where the value is, and moved as they are otherwise.
     Whole vectors, not a loop: gcc 12 turns a short loop of conditional loads into wrong code.
     """
-    guarded = _guarded_load(value, tests)
+    guarded = guarded_load(value, tests)
     load = plain_load(guarded[1]) if guarded is not None else None
     if guarded is None or load is None or load.offset.coefficient(axis) != 1:
         return None
@@ -115,20 +115,6 @@ def vector_move(value: Scalar, axis: str, tests: Sequence[Condition] = ()) -> st
     if not conditions:
         return move
     return f"if ({_test(conditions)}) {move} else *({kind} *)to = ({kind}){{0}};"
-
-
-def _guarded_load(
-    value: Scalar, tests: Sequence[Condition] = ()
-) -> tuple[tuple[Condition, ...], Scalar] | None:
-    """The conditions and the load of an element that is zero elsewhere; None if it is no such."""
-    conditions = tuple(tests)
-    if isinstance(value, Call) and value.function == "select":
-        inside, taken, other = value.arguments
-        if not isinstance(inside, Inside) or not isinstance(other, Number) or other.value:
-            return None
-        conditions += inside.conditions
-        value = taken
-    return (conditions, value) if plain_load(value) is not None else None
 
 
 def _bends(index: Index, axis: str) -> bool:
@@ -144,7 +130,7 @@ def _run_test(pack: Pack, axis: str, size: int) -> tuple[str, str] | None:
 
     Bounds that hold at both ends of the run hold between them.
     """
-    guarded = _guarded_load(pack.value, pack.conditions)
+    guarded = guarded_load(pack.value, pack.conditions)
     if guarded is None or not guarded[0]:
         return None
     tests: list[Condition] = []
@@ -171,7 +157,7 @@ def _pointer(pack: Pack) -> str:
     return f"{TYPES[pack.value.dtype]} *restrict"
 
 
-def _nested(heads: Sequence[str], body: Sequence[str]) -> list[str]:
+def nested(heads: Sequence[str], body: Sequence[str]) -> list[str]:
     """Loop heads around a body, each level indented."""
     lines = [f"{'  ' * depth}{head} {{" for depth, head in enumerate(heads)]
     lines += ["  " * len(heads) + line for line in body]
@@ -203,7 +189,7 @@ def _lanes(
         "  }",
         *(f"  {line}" for line in outer),
         *(f"  {line}" for line in run),
-        *(f"  {line}" for line in _nested(heads, [*moves, f"to += {width};"])),
+        *(f"  {line}" for line in nested(heads, [*moves, f"to += {width};"])),
         "  lane += run;",
         "}",
     ]
@@ -247,7 +233,7 @@ def _vectors(
     moved = re.sub(rf"\b{name}\b", "vector_start", heads[-1])
     if move:
         ahead = _next_lane(pack)
-        inner = _nested(_stepping(heads, "LANES"), [*ahead, move, f"to += {width} * LANES;"])
+        inner = nested(_stepping(heads, "LANES"), [*ahead, move, f"to += {width} * LANES;"])
     else:
         element = [
             "for (long at = 0; at < LANES; at++) {",
@@ -256,7 +242,7 @@ def _vectors(
             "}",
             f"to += {width} * LANES;",
         ]
-        inner = _nested([*heads[:-1], *_stepping([moved], "LANES")], element)
+        inner = nested([*heads[:-1], *_stepping([moved], "LANES")], element)
     return [
         f"for (long lane = 0; lane < {width}; lane++) {{",
         f"  {_pointer(pack)} to = target + lane * LANES;",
@@ -302,7 +288,7 @@ def _transposed(pack: Pack, heads: Sequence[str], width: str, count: str, lanes:
     terms = load.offset.terms
     base = Index(tuple(t for t in terms if t[0] in names))
     rest = Index(tuple(t for t in terms if t[0] not in names), load.offset.const)
-    inner = _nested(
+    inner = nested(
         _stepping(heads, "LANES"),
         [
             f"transpose({load.buffer} + {index_text(rest)}, base, to);",
