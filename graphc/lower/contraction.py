@@ -37,6 +37,7 @@ from graphc.schedule.blocking import (
     DEPTH,
     ProductSizes,
     dot_limits,
+    even_rows,
     resident_factor,
     strip_panels,
     strip_tasks,
@@ -106,10 +107,10 @@ def _with_strip(
     if found is None:
         return body
     tasks = sizes.batch * sizes.rows // found.strip.rows
-    panels = strip_panels(limits, tasks, -(-sizes.columns // width), body.resident)
+    panels = strip_panels(limits, tasks, -(-sizes.columns // width))
     return replace(
         body, strip=found.strip, split=found.split, cut=found.cut, row_block=found.strip.rows,
-        column_panels=panels, pieces=1,
+        column_panels=panels, pieces=1, register=even_rows(body.register, found.strip.rows),
     )  # fmt: skip
 
 

@@ -31,8 +31,9 @@ _REPEATS = 5
 _ROW_BLOCK = {"rows": 512, "columns": 128, "none": 256}
 _PANELS = {"rows": 4, "columns": 16, "none": 8}
 _MOST_PIECES = 16
-STRIP_DEPTH = 600  # of a block where rows are read from a strip: its panels stay in that cache too
+STRIP_DEPTH = 1200  # of a block where rows are read from a strip: its panels stay in that cache too
 STRIP_ROWS = 256  # of a task there
+_STRIP_PANELS = 4
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,20 @@ def task_size(
     return row_block * height, panels, pieces
 
 
+def even_rows(block: BlockSizes, rows: int) -> BlockSizes:
+    """A register block, up to a quarter lower, of which as few rows as can be are left over."""
+    heights = range(block.rows, block.rows - block.rows // 4 - 1, -1)
+    return replace(block, rows=min(heights, key=lambda height: -(-rows // height) * height))
+
+
 def strip_tasks(sizes: ProductSizes, width: int) -> int:
     """How often the rows must be parted at least where strips leave no other way to share."""
     return -(-_TASKS // (sizes.batch * -(-sizes.columns // width)))
 
 
-def strip_panels(limits: ContractionBlocks, tasks: int, panels: int, resident: Resident) -> int:
+def strip_panels(limits: ContractionBlocks, tasks: int, panels: int) -> int:
     """Column panels of one task where strips leave ``tasks`` beside the columns."""
-    count = min(panels, limits.panels or _PANELS[resident])
+    count = min(panels, limits.panels or _STRIP_PANELS)
     while tasks * -(-panels // count) < _TASKS and count > 1:
         count //= 2
     return count

@@ -45,19 +45,28 @@ def pack_lines(
         return _transposed(pack, heads, width, count, lanes)
     if pack.order == "vectors":
         return _vectors(pack, heads, width, count, depth, value, lanes)
-    inner = _clipped(pack, heads, width) or nested(heads, [f"*to = {value};", f"to += {width};"])
-    return [
+    clipped = _clipped(pack, heads, width)
+    outer = [] if clipped else heads[:-1][:1]  # lanes of one part of the depth stay in the cache
+    part, place = depth, ""
+    if outer:
+        name, begin, _ = _bounds_of(outer[0])
+        part = str(element_count(tuple(int(_bounds_of(head)[2]) for head in heads[1:])))
+        past = name if begin == "0" else f"({name} - {begin})"
+        place = f" + {past} * {part} * {width}"
+    inner = clipped or nested(heads[len(outer) :], [f"*to = {value};", f"to += {width};"])
+    lines = [
         f"for (long lane = 0; lane < {width}; lane++) {{",
-        f"  {_pointer(pack)} to = target + lane;",
+        f"  {_pointer(pack)} to = target + lane{place};",
         "  const long flat = first + lane;",
         f"  if (flat >= {count}) {{",
-        f"    for (long at = 0; at < {depth}; at++) to[at * {width}] = 0;",
+        f"    for (long at = 0; at < {part}; at++) to[at * {width}] = 0;",
         "    continue;",
         "  }",
         *(f"  {line}" for line in decode_lines("flat", pack.lanes, value)),
         *(f"  {line}" for line in inner),
         "}",
     ]
+    return nested(outer, lines)
 
 
 def _clipped(pack: Pack, heads: Sequence[str], width: str) -> list[str]:
