@@ -200,7 +200,8 @@ class Contraction:
         resident: the factor that is packed once, whole, and shared by all tasks.
         row_block, column_panels: rows and column panels of one task.
         in_place: the columns, where they are not packed.
-        strip: what the rows read, where they are not packed; its box is the rows of a task.
+        strip: what the rows read, where they are not packed; its box is the rows of a task. Where
+            the columns are packed as "vectors", what these read.
         pieces: parts of the depth that are summed on their own, then in order.
         panel: elements of packed panels: ``dtype``, or bfloat16 in pairs of neighbouring depth.
         epilogue_rows, epilogue_columns: M and N as the epilogue's memory accesses let them merge.

@@ -1,8 +1,9 @@
-"""What the rows of a product's task read, as one small array with zeros where windows overhang."""
+"""What rows or columns of a product read, as a small array with zeros where windows overhang."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from graphc.ir.index import Index, axis_index, constant
 from graphc.ir.scalar import Condition
@@ -11,19 +12,19 @@ from graphc.ir.types import Axis, element_count
 
 @dataclass(frozen=True)
 class Span:
-    """One dimension of a strip: position = row_step * row + depth_step * depth, from 0 on.
+    """One dimension of a strip: position = lane_step * lane + depth_step * depth, from 0 on.
 
     Attributes:
         axis: its positions.
-        row, depth: the axes of the product that walk along it; None for none.
+        lane, depth: the axes of the product that walk along it; None for none.
         depth_start: where the depth is at position 0, its last place if it walks backwards.
         stride: elements of the array from one position to the next.
-        inside: which positions the array has, counted from the task's first row; None for all.
+        inside: which positions the array has, counted from the task's first lane; None for all.
     """
 
     axis: Axis
-    row: str | None
-    row_step: int
+    lane: str | None
+    lane_step: int
     depth: str | None
     depth_step: int
     depth_start: int
@@ -33,13 +34,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of one task are read from a copy of all that they share, or where they lie.
+    """One task's lanes, rows or columns, are read from a copy of all that they share, or in place.
 
     Attributes:
         buffer: the array; ``offset`` its element at position 0 of every span.
         spans: dimensions of the copy, outermost first.
         copied: whether there is a copy; the array has all positions otherwise.
-        box: rows of a task, along each axis of the rows.
+        box: lanes of a task, along each of their axes.
         run: the depth axis whose elements lie side by side, or ``step`` apart.
     """
 
@@ -56,9 +57,19 @@ class Strip:
         return element_count(tuple(span.axis.extent for span in self.spans)) if self.copied else 0
 
     @property
-    def rows(self) -> int:
-        """Rows of a task."""
+    def lanes(self) -> int:
+        """Rows or columns of a task."""
         return element_count(tuple(axis.extent for axis in self.box))
+
+    def substitute(self, values: Mapping[str, Index]) -> Strip:
+        """The strip of other first lanes, or of another block of the depth."""
+        spans = tuple(
+            replace(span, inside=replace(span.inside, index=span.inside.index.substitute(values)))
+            if span.inside is not None
+            else span
+            for span in self.spans
+        )
+        return replace(self, offset=self.offset.substitute(values), spans=spans)
 
     def steps(self) -> tuple[int, ...]:
         """Elements from one position of each span to the next."""
@@ -67,16 +78,16 @@ class Strip:
         sizes = [span.axis.extent for span in self.spans]
         return tuple(element_count(tuple(sizes[at + 1 :])) for at in range(len(sizes)))
 
-    def row_offset(self) -> Index:
-        """Where a row begins, in terms of the axes of ``box``."""
+    def lane_offset(self) -> Index:
+        """Where a lane begins, in terms of the axes of ``box``."""
         total = constant(0)
         for span, step in zip(self.spans, self.steps(), strict=True):
-            if span.row is not None:
-                total += axis_index(span.row) * (span.row_step * step)
+            if span.lane is not None:
+                total += axis_index(span.lane) * (span.lane_step * step)
         return total
 
     def depth_offset(self) -> Index:
-        """Where an element of a row lies, counted from the row's beginning."""
+        """Where an element of a lane lies, counted from the lane's beginning."""
         total = constant(0)
         for span, step in zip(self.spans, self.steps(), strict=True):
             if span.depth is not None:

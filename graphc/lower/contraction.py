@@ -31,16 +31,17 @@ from graphc.lower.names import Namer
 from graphc.lower.nest import NestPlan, element_epilogue, epilogue_accesses
 from graphc.lower.reduction import Stage
 from graphc.lower.streams import stream_lines
-from graphc.lower.strips import strip_rows
+from graphc.lower.strips import strip_lanes
 from graphc.passes.classify import Factor, Factors
 from graphc.schedule.blocking import (
     DEPTH,
     ProductSizes,
     dot_limits,
+    even_columns,
     even_rows,
     resident_factor,
     strip_panels,
-    strip_tasks,
+    strip_size,
     task_size,
 )
 
@@ -93,24 +94,46 @@ def build_contraction(
         None, row_block, panels, pieces, epilogue_rows.axes, epilogue_columns.axes, statements,
         lines, block, panel, dtype,
     )  # fmt: skip
-    packed = dots or in_place or outer or resident == "rows" or panel is not dtype
-    return body if packed else _with_strip(body, sizes, limits, plan.namer)
+    if in_place or outer or panel is not dtype or resident == ("columns" if dots else "rows"):
+        return body
+    strips = _columns_in_strips if dots else _rows_in_strips
+    return strips(body, sizes, limits, plan.namer)
 
 
-def _with_strip(
+def _rows_in_strips(
     body: Contraction, sizes: ProductSizes, limits: ContractionBlocks, namer: Namer
 ) -> Contraction:
-    """The same product whose rows are read from strips, where rows share what they read."""
-    width = body.register_columns
-    least = strip_tasks(sizes, width)
-    found = strip_rows(body.rows, body.depth, limits, least, body.dtype, namer)
+    """The same product whose rows are read from strips, where they share what they read."""
+    panels = -(-sizes.columns // body.register_columns)
+    most = strip_size(limits.rows, sizes.rows, sizes.batch * panels * body.pieces)
+    found = strip_lanes(body.rows, body.depth, limits.depth, most, body.dtype, namer)
     if found is None:
         return body
-    tasks = sizes.batch * sizes.rows // found.strip.rows
-    panels = strip_panels(limits, tasks, -(-sizes.columns // width))
+    lanes = found.strip.lanes
+    blocks = _count(body.depth[: found.split]) * body.depth[found.split].extent // found.cut
+    pieces = max(1, min(body.pieces, blocks // 2))
+    tasks = sizes.batch * sizes.rows // lanes * pieces
     return replace(
-        body, strip=found.strip, split=found.split, cut=found.cut, row_block=found.strip.rows,
-        column_panels=panels, pieces=1, register=even_rows(body.register, found.strip.rows),
+        body, strip=found.strip, split=found.split, cut=found.cut, row_block=lanes, pieces=pieces,
+        column_panels=strip_panels(limits, tasks, panels),
+        register=even_rows(body.register, lanes),
+    )  # fmt: skip
+
+
+def _columns_in_strips(
+    body: Contraction, sizes: ProductSizes, limits: ContractionBlocks, namer: Namer
+) -> Contraction:
+    """The same product of few rows whose columns are read from strips."""
+    most = strip_size(None, sizes.columns, sizes.batch)
+    found = strip_lanes(body.columns, body.depth, limits.depth, most, body.dtype, namer)
+    if found is None:
+        return body
+    register = even_columns(body.register, found.strip.lanes)
+    if register is None:
+        return body
+    return replace(
+        body, strip=found.strip, split=found.split, cut=found.cut, pieces=1,
+        column_panels=found.strip.lanes // register.vectors, register=register,
     )  # fmt: skip
 
 

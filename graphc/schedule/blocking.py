@@ -31,8 +31,10 @@ _REPEATS = 5
 _ROW_BLOCK = {"rows": 512, "columns": 128, "none": 256}
 _PANELS = {"rows": 4, "columns": 16, "none": 8}
 _MOST_PIECES = 16
-STRIP_DEPTH = 1200  # of a block where rows are read from a strip: its panels stay in that cache too
-STRIP_ROWS = 256  # of a task there
+STRIP_DEPTH = (
+    1200  # of a block where lanes are read from a strip: its panels stay in that cache too
+)
+_STRIP_LANES = 256  # of a task there
 _STRIP_PANELS = 4
 
 
@@ -99,14 +101,23 @@ def task_size(
 
 
 def even_rows(block: BlockSizes, rows: int) -> BlockSizes:
-    """A register block, up to a quarter lower, of which as few rows as can be are left over."""
-    heights = range(block.rows, block.rows - block.rows // 4 - 1, -1)
+    """A register block, a row higher or up to a quarter lower, that leaves the fewest rows over."""
+    heights = [*range(block.rows, block.rows - block.rows // 4 - 1, -1)]
+    if (block.rows + 1) * block.vectors + block.vectors < block.registers:
+        heights.append(block.rows + 1)
     return replace(block, rows=min(heights, key=lambda height: -(-rows // height) * height))
 
 
-def strip_tasks(sizes: ProductSizes, width: int) -> int:
-    """How often the rows must be parted at least where strips leave no other way to share."""
-    return -(-_TASKS // (sizes.batch * -(-sizes.columns // width)))
+def even_columns(block: BlockSizes, columns: int) -> BlockSizes | None:
+    """A register block of columns that leaves none over; None if it has to be far narrower."""
+    widths = range(block.vectors, block.vectors // 2, -1)
+    width = next((width for width in widths if columns % width == 0), None)
+    return None if width is None else replace(block, vectors=width)
+
+
+def strip_size(wanted: int | None, lanes: int, others: int) -> int:
+    """The most lanes of a strip that leave enough tasks, where ``others`` share each of them."""
+    return min(wanted or _STRIP_LANES, lanes // -(-_TASKS // others))
 
 
 def strip_panels(limits: ContractionBlocks, tasks: int, panels: int) -> int:

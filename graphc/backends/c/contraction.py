@@ -11,12 +11,13 @@ from graphc.backends.c.packing import decode_lines, pack_lines, transpose_lines
 from graphc.backends.c.printer import condition_text, statement_lines
 from graphc.backends.c.strips import run_unroll, strip_words
 from graphc.backends.templating import render
-from graphc.ir.loops import BlockSizes, Contraction, InPlace, Pack
+from graphc.ir.loops import BlockSizes, Contraction, Pack
 from graphc.ir.routine import Routine
 from graphc.ir.scalar import plain_load
 from graphc.ir.strips import Strip
 from graphc.ir.types import Axis, DType, element_count
 
+_RUNS = "for (const long *at = run_at; at < run_at + RUNS; at++)"
 PAGE = 2 << 20  # threads that write to one 2 MB page slow each other down many times over
 
 
@@ -46,7 +47,7 @@ def contraction_source(
         columns_type=TYPES[_stored_type(body.columns)], halves=has_halves(routine),
         dots=dots,
         halving=[1 << n for n in reversed(range(lanes.bit_length() - 1))],
-        micro=_dot_kernel(block, body.in_place) if dots else _micro_kernel(body, lanes),
+        micro=_dot_kernel(block, body) if dots else _micro_kernel(body, lanes),
         stream_results=bool(body.lines), at_once=_at_once(body),
         packed_bytes=packed, shared_bytes=shared, private_bytes=private,
         **_panel_words(body), **_parts(body, block), **in_place_words(body),
@@ -112,9 +113,9 @@ def _workspace(body: Contraction, block: BlockSizes, block_depth: int) -> tuple[
         private += max(block.rows, nr) * block_depth * panel
     if body.strip is not None:
         private += body.strip.size * size
-    elif body.resident != "rows":
+    if body.resident != "rows" and (body.strip is None or dots):
         private += row_block * block_depth * panel
-    if body.resident != "columns" and body.in_place is None:
+    if body.resident != "columns" and body.in_place is None and not (body.strip and dots):
         private += body.column_panels * nr * block_depth * panel
     tasks = (
         batch
@@ -148,7 +149,7 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
     loads = ", ".join(f"b{v} = *(const {kind} *)(b + {v * wide})" for v in vectors)
     scalar = "a[{r} * LANES + lane]" if rows_are_vectors else "a[{r}]"
     if body.strip is not None:
-        scalar = "a{r}[*at + lane * RUN_STEP]"
+        scalar = "from{r}[*at + lane * RUN_STEP]"
     if paired:
         place = "{r} * LANES + lane" if rows_are_vectors else "{r} * 2"
         scalar = f"*(const gc_pair *)(a + {place})"
@@ -171,27 +172,34 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
     )
 
 
-def _dot_kernel(block: BlockSizes, in_place: InPlace | None) -> _MicroKernel:
+def _dot_kernel(block: BlockSizes, body: Contraction) -> _MicroKernel:
     """Every accumulator is a vector of depth, added up at the end."""
     rows, columns = range(block.rows), range(block.vectors)
-    lane, step = ("{n} * LANES", "NR * LANES") if in_place is None else ("column{n}", "LANES")
-    loads = ", ".join(f"b{n} = *(const vector *)(b + {lane.format(n=n)})" for n in columns)
+    place, step = "b + {n} * LANES", ", b += NR * LANES"
+    if body.in_place is not None:
+        place, step = "b + column{n}", ", b += LANES"
+    if body.strip is not None:
+        place, step = "from{n} + *at + lane", ""
+    loads = ", ".join(f"b{n} = *(const vector *)({place.format(n=n)})" for n in columns)
+    loops = [f"for (long k = 0; k < depth; k += LANES, a += MR * LANES{step}) {{"]
+    if body.strip is not None:
+        loops = [_RUNS, "  for (long lane = 0; lane < RUN; lane += LANES, a += MR * LANES) {"]
 
     def each(text: str, separator: str = "; ") -> list[str]:
         return [separator.join(text.format(r=r, n=n) for n in columns) + ";" for r in rows]
 
     products = each("c{r}_{n} += a{r} * b{n}")
-    place = "*(vector *)(tile + ({r} * TILE_WIDTH + {n}) * LANES)"
+    sums = "*(vector *)(tile + ({r} * TILE_WIDTH + {n}) * LANES)"
     return _MicroKernel(
-        loops=[f"for (long k = 0; k < depth; k += LANES, a += MR * LANES, b += {step}) {{"],
+        loops=loops,
         zero=[f"vector {line}" for line in each("c{r}_{n} = {{0}}", ", ")],
         load=f"const vector {loads};",
         multiply=[
             f"const vector a{r} = *(const vector *)(a + {r} * LANES); {line}"
             for r, line in zip(rows, products, strict=True)
         ],
-        add=each(f"c{{r}}_{{n}} += {place}"),
-        store=each(f"{place} = c{{r}}_{{n}}"),
+        add=each(f"c{{r}}_{{n}} += {sums}"),
+        store=each(f"{sums} = c{{r}}_{{n}}"),
     )
 
 
@@ -212,7 +220,7 @@ def _depth_loops(rows_are_vectors: bool, step: int) -> list[str]:
 def _run_loops(strip: Strip) -> list[str]:
     """The loop over runs of the depth, and over the products of one."""
     return [
-        "for (const long *at = run_at; at < run_at + RUNS; at++)",
+        _RUNS,
         f"  #pragma GCC unroll {run_unroll(strip.run.extent)}",
         "  for (long lane = 0; lane < RUN; lane++, b += NR) {",
     ]
@@ -307,12 +315,11 @@ def _parts(body: Contraction, block: BlockSizes) -> dict[str, object]:
     """The generated loops that the template sets into its frame."""
     lanes, sides = block.lanes(body.dtype), _sides(body)
     _, heads = _depth_heads(body)
+    unpacked = {body.resident, "columns" if body.in_place else ""}
+    if body.strip is not None:
+        unpacked.add("columns" if body.columns.order == "vectors" else "rows")
     rows, columns = (
-        side.packing(heads, "block", side.mine, lanes)
-        if name != body.resident
-        and (body.in_place is None or name == "rows")
-        and (body.strip is None or name == "columns")
-        else []
+        side.packing(heads, "block", side.mine, lanes) if name not in unpacked else []
         for name, side in sides.items()
     )
     epilogue = _epilogue(body, body.register_columns)

@@ -21,7 +21,7 @@ def decode_lines(flat: str, axes: Sequence[Axis], used: str) -> list[str]:
     lines, below = [], element_count(tuple(a.extent for a in axes))
     for number, axis in enumerate(axes):
         below //= axis.extent
-        whole = f"({flat})" if "/" in flat or "+" in flat else flat
+        whole = f"({flat})" if " " in flat else flat
         value = f"{whole} / {below}" if below > 1 else flat
         value = f"{value} % {axis.extent}" if number else value
         if re.search(rf"\b{axis.name}\b", used):

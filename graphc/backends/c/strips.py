@@ -25,18 +25,18 @@ def strip_words(body: Contraction) -> dict[str, Any]:
     run = strip.run.name
     block = [Axis(body.depth[body.split].name, body.cut), *body.depth[body.split + 1 :]]
     outer = [axis for axis in block if axis.name != run]
-    offset, row = strip.depth_offset(), index_text(strip.row_offset())
+    offset, lane = strip.depth_offset(), strip.lane_offset()
     return {
         "strip": strip,
         "run": next(axis.extent for axis in block if axis.name == run),
         "run_step": offset.coefficient(run),
         "runs": element_count(tuple(axis.extent for axis in outer)),
         "size": body.dtype.size,
-        "row_step": strip.row_offset().coefficient(strip.box[-1].name),
+        "lane_step": lane.coefficient(strip.box[-1].name),
         "run_loops": [_head(axis) for axis in outer],
         "run_begin": index_text(offset.substitute({run: constant(0)})),
-        "row_begin": row,
-        "row_axes": decode_lines("row", strip.box, row),
+        "lane_begin": index_text(lane),
+        "lane_axes": decode_lines("lane", strip.box, index_text(lane)),
         "line": strip.spans[line].axis.extent,
         "line_width": width,
         "line_stride": strip.spans[line].stride,
@@ -69,9 +69,9 @@ def _copy(strip: Strip, body: Contraction, number: int) -> list[str]:
 
     Where nothing is copied, a pointer to the task's first row.
     """
+    strip = strip.substitute({body.depth[body.split].name: axis_index("cut_start")})
     outer = strip.spans[:number] if strip.copied else ()
-    cut = body.depth[body.split].name
-    offset, place = strip.offset.substitute({cut: axis_index("cut_start")}), constant(0)
+    offset, place = strip.offset, constant(0)
     for span, step in zip(outer, strip.steps(), strict=False):
         offset += axis_index(span.axis.name) * span.stride
         place += axis_index(span.axis.name) * step
@@ -84,7 +84,10 @@ def _copy(strip: Strip, body: Contraction, number: int) -> list[str]:
         lines = nested([_head(span.axis) for span in outer], inner)
     else:
         lines = [f"const {TYPES[body.dtype]} *restrict strip = {first};"]
-    return [*decode_lines("first_row", body.rows.lanes, "\n".join(lines)), *lines]
+    used = "\n".join(lines)
+    if body.columns.order == "vectors":
+        return [*decode_lines("first_panel * NR", body.columns.lanes, used), *lines]
+    return [*decode_lines("first_row", body.rows.lanes, used), *lines]
 
 
 def _bounds(line: Span) -> list[str]:
