@@ -158,11 +158,13 @@ class InPlace:
     """A factor of few products, read where it lies: packing would cost more than it saves.
 
     ``first`` is its element at a column and a depth, which are axes of its offset; ``step`` the
-    elements from one run of neighbours to the next.
+    elements from one run of neighbours to the next, which is the next depth, and ``across`` those
+    from one vector of columns to the next.
     """
 
     first: Load
     step: int
+    across: int = 0
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class Contraction:
         skip: blocks where one of these fails add nothing.
         resident: the factor that is packed once, whole, and shared by all tasks.
         row_block, column_panels: rows and column panels of one task.
-        in_place: the columns, where they are not packed.
+        in_place: the columns, where they are not packed; whole vectors of them beside a strip.
         strip: what the rows read, where they are not packed; its box is the rows of a task. Where
             the columns are packed as "vectors", what these read.
         pieces: parts of the depth that are summed on their own, then in order.

@@ -35,6 +35,7 @@ from graphc.lower.strips import strip_lanes
 from graphc.passes.classify import Factor, Factors
 from graphc.schedule.blocking import (
     DEPTH,
+    STRIP_DEPTH,
     ProductSizes,
     dot_limits,
     even_columns,
@@ -106,18 +107,47 @@ def _rows_in_strips(
     """The same product whose rows are read from strips, where they share what they read."""
     panels = -(-sizes.columns // body.register_columns)
     most = strip_size(limits.rows, sizes.rows, sizes.batch * panels * body.pieces)
-    found = strip_lanes(body.rows, body.depth, limits.depth, most, body.dtype, namer)
+    in_place = _vectors_in_place(body)
+    deepest = limits.depth or (STRIP_DEPTH if in_place is None else DEPTH)
+    found = strip_lanes(body.rows, body.depth, deepest, most, body.dtype, namer)
     if found is None:
         return body
     lanes = found.strip.lanes
     blocks = _count(body.depth[: found.split]) * body.depth[found.split].extent // found.cut
     pieces = max(1, min(body.pieces, blocks // 2))
     tasks = sizes.batch * sizes.rows // lanes * pieces
+    walks = in_place is not None and _walks_as_one(in_place.first, body.depth[found.split :])
     return replace(
         body, strip=found.strip, split=found.split, cut=found.cut, row_block=lanes, pieces=pieces,
-        column_panels=strip_panels(limits, tasks, panels),
+        column_panels=strip_panels(limits, tasks, panels), in_place=in_place if walks else None,
         register=even_rows(body.register, lanes),
     )  # fmt: skip
+
+
+def _vectors_in_place(body: Contraction) -> InPlace | None:
+    """The columns as they lie, if they are whole vectors, equally far apart."""
+    load, lanes = body.columns.value, body.register.lanes(body.dtype)
+    outer, inner = (Axis("", 1), *body.columns.lanes)[-2:]
+    if len(body.columns.lanes) > 2 or _count(body.columns.lanes) % body.register_columns:
+        return None
+    if body.resident != "none" or body.columns.conditions or not isinstance(load, Load):
+        return None
+    if not load.offset.is_affine or load.dtype is not body.dtype:
+        return None
+    steps = load.offset.coefficient
+    across = lanes if inner.extent % lanes == 0 and outer.extent == 1 else steps(outer.name)
+    if steps(inner.name) != 1 or (outer.extent > 1 and inner.extent != lanes):
+        return None
+    return InPlace(load, steps(body.depth[-1].name), across)
+
+
+def _walks_as_one(load: Load, block: Sequence[Axis]) -> bool:
+    """Whether the axes of a block of the depth run through an array without gaps."""
+    steps = [load.offset.coefficient(axis.name) for axis in block]
+    return all(
+        step == inner * axis.extent
+        for step, inner, axis in zip(steps, steps[1:], block[1:], strict=False)
+    )
 
 
 def _columns_in_strips(
@@ -125,7 +155,8 @@ def _columns_in_strips(
 ) -> Contraction:
     """The same product of few rows whose columns are read from strips."""
     most = strip_size(None, sizes.columns, sizes.batch)
-    found = strip_lanes(body.columns, body.depth, limits.depth, most, body.dtype, namer)
+    deepest = limits.depth or STRIP_DEPTH
+    found = strip_lanes(body.columns, body.depth, deepest, most, body.dtype, namer)
     if found is None:
         return body
     register = even_columns(body.register, found.strip.lanes)

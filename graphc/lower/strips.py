@@ -11,7 +11,6 @@ from graphc.ir.scalar import Condition, Load, guarded_load
 from graphc.ir.strips import Span, Strip
 from graphc.ir.types import Axis, DType, element_count
 from graphc.lower.names import Namer
-from graphc.schedule.blocking import STRIP_DEPTH
 
 _FEW_LANES = 16  # they share too little
 _MOST_DEPTH = 2048  # that is not cut, as windows cannot be
@@ -29,7 +28,7 @@ class StripLanes:
 
 
 def strip_lanes(
-    pack: Pack, depth: Sequence[Axis], deepest: int | None, most: int, dtype: DType, namer: Namer
+    pack: Pack, depth: Sequence[Axis], deepest: int, most: int, dtype: DType, namer: Namer
 ) -> StripLanes | None:
     """Strips of up to ``most`` rows or columns and a depth; None if they share nothing.
 
@@ -44,7 +43,7 @@ def strip_lanes(
     bounded = _bounded_lanes(pack.lanes, depth, conditions)
     if bounded is None:
         return None
-    split, cut = _cut(depth, deepest or STRIP_DEPTH)
+    split, cut = _cut(depth, deepest)
     block = (Axis(depth[split].name, cut), *depth[split + 1 :])
     box = _box(pack.lanes, most)
     if _count(block) > _MOST_DEPTH or _count(box) < _FEW_LANES:

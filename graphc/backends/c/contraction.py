@@ -146,7 +146,8 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
     rows, vectors = range(body.register.rows), range(body.register.vectors)
     rows_are_vectors, paired = body.rows.order == "vectors", has_pairs(body)
     kind, wide, step = ("gc_pairs", 2 * lanes, 2) if paired else ("vector", lanes, 1)
-    loads = ", ".join(f"b{v} = *(const {kind} *)(b + {v * wide})" for v in vectors)
+    places = [f"{v} * ACROSS" if body.in_place is not None else v * wide for v in vectors]
+    loads = ", ".join(f"b{v} = *(const {kind} *)(b + {at})" for v, at in enumerate(places))
     scalar = "a[{r} * LANES + lane]" if rows_are_vectors else "a[{r}]"
     if body.strip is not None:
         scalar = "from{r}[*at + lane * RUN_STEP]"
@@ -164,7 +165,7 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
 
     return _MicroKernel(
         zero=[f"vector {line}" for line in each("c{r}_{v} = {{0}}", ", ")],
-        loops=_run_loops(body.strip) if body.strip else _depth_loops(rows_are_vectors, step),
+        loops=_run_loops(body, body.strip) if body.strip else _depth_loops(rows_are_vectors, step),
         load=f"const {kind} {loads};",
         multiply=each(product),
         add=each("c{r}_{v} += *(vector *){place}"),
@@ -217,12 +218,13 @@ def _depth_loops(rows_are_vectors: bool, step: int) -> list[str]:
     ]
 
 
-def _run_loops(strip: Strip) -> list[str]:
+def _run_loops(body: Contraction, strip: Strip) -> list[str]:
     """The loop over runs of the depth, and over the products of one."""
+    steps = "b += NR" if body.in_place is None else "b += STEP, ahead += STEP"
     return [
         _RUNS,
         f"  #pragma GCC unroll {run_unroll(strip.run.extent)}",
-        "  for (long lane = 0; lane < RUN; lane++, b += NR) {",
+        f"  for (long lane = 0; lane < RUN; lane++, {steps}) {{",
     ]
 
 
@@ -328,7 +330,7 @@ def _parts(body: Contraction, block: BlockSizes) -> dict[str, object]:
     used = "\n".join([*rows, *columns, *strip["copy_strip"], skip])
     own = used if body.pieces > 1 else "\n".join([used, *epilogue])
     done = "BLOCKS + number) * BLOCK_DEPTH" if has_pairs(body) else "DEPTH + done)"
-    top = "top" if body.in_place is None else "row"
+    top = "row" if body.in_place is not None and body.strip is None else "top"
     shared = f"packed + ((batch_number * {{panels}} + {{panel}}) * {done} * {{width}}"
     return {
         "resident": _resident_part(body, lanes),

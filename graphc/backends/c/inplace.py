@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from graphc.backends.c.packing import decode_lines
 from graphc.backends.c.printer import index_text
-from graphc.ir.index import axis_index
-from graphc.ir.loops import Contraction
+from graphc.ir.index import axis_index, constant
+from graphc.ir.loops import Contraction, InPlace
 
 _UNROLL = 4  # runs of columns that are read side by side
 
@@ -14,6 +15,8 @@ def in_place_words(body: Contraction) -> dict[str, object]:
     place = body.in_place
     if place is None:
         return {"in_place": ""}
+    if body.strip is not None:
+        return _vector_words(body, place)
     column, depth = body.columns.lanes[0].name, body.depth[0].name
     values = {column: axis_index("column"), depth: axis_index("cut_start")}
     words: dict[str, object] = {
@@ -30,6 +33,19 @@ def in_place_words(body: Contraction) -> dict[str, object]:
     return words | {
         "in_place": "runs", "unroll": unroll, "row_at": place_of_row,
         "many": _run(body, unroll), "single": _run(body, 1),
+    }  # fmt: skip
+
+
+def _vector_words(body: Contraction, place: InPlace) -> dict[str, object]:
+    """What the template says of whole vectors of columns that are read beside a strip."""
+    offset = place.first.offset.substitute(
+        {body.depth[body.split].name: axis_index("cut_start")}
+        | {axis.name: constant(0) for axis in body.depth[body.split + 1 :]}
+    )
+    first = f"&{place.first.buffer}[{index_text(offset)}]"
+    return {
+        "in_place": "vectors", "step": place.step, "across": place.across, "columns_at": first,
+        "column_axes": decode_lines("first_panel * NR", body.columns.lanes, first),
     }  # fmt: skip
 
 
