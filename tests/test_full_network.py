@@ -14,12 +14,14 @@ torch = pytest.importorskip("torch")
 Arrays = dict[str, np.ndarray]
 
 
-def our_gradients(model: gx.models.Model, images: np.ndarray, labels: np.ndarray, seed: int):
+def our_gradients(
+    model: gx.models.Model, images: np.ndarray, labels: np.ndarray, seed: int, exact: bool = False
+):
     """Loss, gradients by name, and the parameters that the program made."""
     dtype = model.settings.dtype
     x = gx.input("x", images.shape, dtype)
     loss = gx.cross_entropy(model(x), gx.input("y", labels.shape, "int64"))
-    program = compile_graph([loss, *gradients(loss, model.parameters)], seed=seed)
+    program = compile_graph([loss, *gradients(loss, model.parameters)], seed=seed, exact=exact)
     value, *found = program(x=images.astype(dtype.numpy), y=labels)
     names = [p.label for p in model.parameters]
     return float(value), dict(zip(names, found, strict=True)), program.parameters
@@ -79,8 +81,13 @@ def test_smooth_net_in_both_types(seeded: np.random.Generator) -> None:
 
 
 @pytest.mark.slow
-def test_full_vgg16_is_as_exact_as_torch(seeded: np.random.Generator) -> None:
-    """In float32, against float64: the last layer within twice what PyTorch's float32 is off.
+@pytest.mark.parametrize(("exact", "times"), [(True, 1.5), (False, 2.5)])
+def test_full_vgg16_is_as_exact_as_torch(
+    exact: bool, times: float, seeded: np.random.Generator
+) -> None:
+    """In float32, against float64: the last layer within so many ``times`` what PyTorch is off.
+
+    PyTorch's convolutions are direct sums, of which tiles lose a digit.
 
     Of some 27 million relus and maxima a few take the other branch by rounding, here or there, and
     each moves the gradients below it by about 1e-3; so these have a bound of their own.
@@ -88,14 +95,14 @@ def test_full_vgg16_is_as_exact_as_torch(seeded: np.random.Generator) -> None:
     model = vgg16(dropout=0)
     images, labels = seeded.normal(size=(2, 3, 224, 224)), seeded.integers(0, 1000, 2)
     images = images.astype(np.float32)
-    loss, ours, parameters = our_gradients(model, images, labels, seed=1)
-    exact_loss, exact = torch_gradients(parameters, images, labels, "float64")
+    loss, ours, parameters = our_gradients(model, images, labels, seed=1, exact=exact)
+    true_loss, true = torch_gradients(parameters, images, labels, "float64")
     _, theirs = torch_gradients(parameters, images, labels, "float32")
-    assert abs(loss - exact_loss) < 3e-6 * exact_loss
-    for name, gradient in exact.items():
+    assert abs(loss - true_loss) < 3e-6 * true_loss
+    for name, gradient in true.items():
         mine, other = distance(ours[name], gradient), distance(theirs[name], gradient)
         print(f"{name}: {mine:.2e}, torch {other:.2e}")
-        limit = 2 * other if name.startswith("fc8") else max(2 * other, 2e-2)
+        limit = times * other if name.startswith("fc8") else max(2 * other, 2e-2)
         assert mine <= limit, name
 
 

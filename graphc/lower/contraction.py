@@ -95,7 +95,7 @@ def build_contraction(
         None, row_block, panels, pieces, epilogue_rows.axes, epilogue_columns.axes, statements,
         lines, block, panel, dtype,
     )  # fmt: skip
-    if in_place or outer or panel is not dtype or resident == ("columns" if dots else "rows"):
+    if in_place or outer or panel is not dtype:
         return body
     strips = _columns_in_strips if dots else _rows_in_strips
     return strips(body, sizes, limits, plan.namer)
@@ -105,13 +105,18 @@ def _rows_in_strips(
     body: Contraction, sizes: ProductSizes, limits: ContractionBlocks, namer: Namer
 ) -> Contraction:
     """The same product whose rows are read from strips, where they share what they read."""
+    if limits.resident == "rows":
+        return body
+    packed = body
+    if body.resident == "rows":
+        body = replace(body, resident="none")
     panels = -(-sizes.columns // body.register_columns)
     most = strip_size(limits.rows, sizes.rows, sizes.batch * panels * body.pieces)
     in_place = _vectors_in_place(body)
     deepest = limits.depth or (STRIP_DEPTH if in_place is None else DEPTH)
     found = strip_lanes(body.rows, body.depth, deepest, most, body.dtype, namer)
-    if found is None:
-        return body
+    if found is None or (packed.resident == "rows" and not found.strip.copied):
+        return packed
     lanes = found.strip.lanes
     blocks = _count(body.depth[: found.split]) * body.depth[found.split].extent // found.cut
     pieces = max(1, min(body.pieces, blocks // 2))
@@ -154,6 +159,8 @@ def _columns_in_strips(
     body: Contraction, sizes: ProductSizes, limits: ContractionBlocks, namer: Namer
 ) -> Contraction:
     """The same product of few rows whose columns are read from strips."""
+    if body.resident == "columns":
+        return body
     most = strip_size(None, sizes.columns, sizes.batch)
     deepest = limits.depth or STRIP_DEPTH
     found = strip_lanes(body.columns, body.depth, deepest, most, body.dtype, namer)
