@@ -17,8 +17,8 @@ Convolution = Callable[..., Node]
 
 
 def layers(
-    convolve: Convolution, image: tuple[int, ...], filters: tuple[int, ...], settings: dict[str, Any],
-    dtype: str, generator: np.random.Generator,
+    convolve: Convolution, image: tuple[int, ...], filters: tuple[int, ...],
+    settings: dict[str, Any], dtype: str, generator: np.random.Generator,
 ) -> list[Node]:  # fmt: skip
     """A convolution between two maps, so that its arrays lie as they like, with gradients."""
     x, w = gx.input("x", image, dtype), gx.input("w", filters, dtype)
