@@ -79,6 +79,34 @@ def test_convolutions(
         assert expected <= set(with_strips(program))
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "near"),
+    [
+        ((8, 256, 64), (8, 64, 128), True),
+        ((8, 240, 32), (8, 32, 96), True),
+        ((200, 32), (32, 48), True),
+        ((512, 128), (128, 64), False),
+    ],
+)
+def test_rows_of_a_matrix(
+    left: tuple[int, ...], right: tuple[int, ...], near: bool, seeded: np.random.Generator
+) -> None:
+    """Rows that lie near each other are read where they lie, without a copy."""
+    a, b = gx.input("a", left), gx.input("b", right)
+    program = compared(with_gradients(gx.matmul(a, b), [a, b], seeded), seeded)
+    source = program.kernels["matmul_forward"].source
+    assert ("lane_at[" in source) == near and "copy_line" not in source
+
+
+def test_factors_too_large_to_pack_once(seeded: np.random.Generator) -> None:
+    a, b = gx.input("a", (64, 512, 64)), gx.input("b", (64, 64, 512))
+    program = compile_graph([gx.matmul(a, b)])
+    left, right = (seeded.normal(size=node.shape).astype("float32") for node in (a, b))
+    (got,) = program(a=left, b=right)
+    assert_close(got, left.astype("float64") @ right.astype("float64"), TOLERANCE["float32"])
+    assert with_strips(program)
+
+
 def test_vectors_of_columns_are_read_where_they_lie(seeded: np.random.Generator) -> None:
     """Of a filter gradient's two factors one is a strip; the other is not copied at all."""
     outputs = layers(gx.conv2d, *CASES[3][1:4], "float32", seeded)

@@ -121,10 +121,12 @@ def _rows_in_strips(
     blocks = _count(body.depth[: found.split]) * body.depth[found.split].extent // found.cut
     pieces = max(1, min(body.pieces, blocks // 2))
     tasks = sizes.batch * sizes.rows // lanes * pieces
-    walks = in_place is not None and _walks_as_one(in_place.first, body.depth[found.split :])
+    block_axes = body.depth[found.split :]
+    if in_place and not (found.strip.copied and _walks_as_one(in_place.first, block_axes)):
+        in_place = None
     return replace(
         body, strip=found.strip, split=found.split, cut=found.cut, row_block=lanes, pieces=pieces,
-        column_panels=strip_panels(limits, tasks, panels), in_place=in_place if walks else None,
+        column_panels=strip_panels(limits, tasks, panels), in_place=in_place,
         register=even_rows(body.register, lanes),
     )  # fmt: skip
 

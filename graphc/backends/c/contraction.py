@@ -58,7 +58,8 @@ def contraction_source(
 def _at_once(body: Contraction) -> bool:
     """Whether a row panel is finished as soon as its last products are added."""
     dots = body.columns.order == "vectors"
-    return body.pieces == 1 and body.in_place is None and not body.skip and not dots
+    packed = body.in_place is None or body.strip is not None
+    return body.pieces == 1 and packed and not body.skip and not dots
 
 
 def _panel_words(body: Contraction) -> dict[str, object]:
