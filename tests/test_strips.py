@@ -63,6 +63,7 @@ CASES = [
     (gx.conv2d, (2, 16, 40, 25), (32, 16, 3, 5), {"stride": (2, 1), "padding": (1, 2)}, {FORWARD}),
     (gx.conv2d, (1, 32, 16, 20), (512, 32, 3, 3), {"padding": 1}, {FORWARD}),
     (gx.conv2d, (3, 64, 20, 20), (32, 64, 1, 1), {}, {FORWARD}),
+    (gx.conv2d, (2, 64, 20, 20), (4, 64, 1, 1), {}, {FORWARD}),
     (gx.conv1d, (2, 16, 400), (32, 16, 9), {"padding": 4}, {FORWARD, FILTERS}),
     (gx.conv3d, (2, 16, 6, 10, 12), (32, 16, 3, 3, 3), {"padding": 1}, {FORWARD, FILTERS}),
 ]  # fmt: skip

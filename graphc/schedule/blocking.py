@@ -31,9 +31,7 @@ _REPEATS = 5
 _ROW_BLOCK = {"rows": 512, "columns": 128, "none": 256}
 _PANELS = {"rows": 4, "columns": 16, "none": 8}
 _MOST_PIECES = 16
-STRIP_DEPTH = (
-    1200  # of a block where lanes are read from a strip: its panels stay in that cache too
-)
+STRIP_DEPTH = 1200  # of a block where lanes are read from a strip
 _STRIP_LANES = 256  # of a task there
 _STRIP_PANELS = 4
 
