@@ -134,7 +134,7 @@ def test_words_of_the_templates_are_reserved() -> None:
         declared |= set(re.findall(r"\blong ([a-z_]\w*) =", text))
         declared |= set(re.findall(r"\*restrict ([a-z_]\w*) =", text))
         declared |= set(re.findall(r"} ([a-z_]\w*) =", text))
-    inside_functions = {"a", "b", "k", "q", "r", "depth", "most"}  # of the header and the micro-kernel
+    inside_functions = {"a", "b", "k", "q", "r", "depth", "most"}  # of header and micro-kernel
     declared = {name for name in declared if not name.startswith("gc_")}
     assert len(declared) > 20
     assert declared - inside_functions <= RESERVED
