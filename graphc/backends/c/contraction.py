@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from graphc.backends.c.epilogue import at_once, epilogue_lines, in_registers
 from graphc.backends.c.inplace import in_place_words
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.packing import decode_lines, pack_lines, transpose_lines
-from graphc.backends.c.printer import condition_text, statement_lines
+from graphc.backends.c.printer import condition_text
 from graphc.backends.c.strips import run_unroll, strip_words
 from graphc.backends.templating import render
 from graphc.ir.loops import BlockSizes, Contraction, Pack
@@ -48,18 +49,12 @@ def contraction_source(
         dots=dots,
         halving=[1 << n for n in reversed(range(lanes.bit_length() - 1))],
         micro=_dot_kernel(block, body) if dots else _micro_kernel(body, lanes),
-        stream_results=bool(body.lines), at_once=_at_once(body),
+        stream_results=bool(body.lines), at_once=at_once(body),
+        in_registers=in_registers(body, lanes), neighbours=_neighbours(body, lanes),
         packed_bytes=packed, shared_bytes=shared, private_bytes=private,
         **_panel_words(body), **_parts(body, block), **in_place_words(body),
     )  # fmt: skip
     return text, shared, private
-
-
-def _at_once(body: Contraction) -> bool:
-    """Whether a row panel is finished as soon as its last products are added."""
-    dots = body.columns.order == "vectors"
-    packed = body.in_place is None or body.strip is not None
-    return body.pieces == 1 and packed and not body.skip and not dots
 
 
 def _panel_words(body: Contraction) -> dict[str, object]:
@@ -103,7 +98,7 @@ def _workspace(body: Contraction, block: BlockSizes, block_depth: int) -> tuple[
     column_panels = -(-_count(body.columns.lanes) // nr)
     depth, batch = _count(body.depth), _count(body.batch)
     row_block = -(-body.row_block // block.rows) * block.rows
-    tile = row_block * body.column_panels * nr
+    tile = 0 if in_registers(body, block.lanes(body.dtype)) else row_block * body.column_panels * nr
     packed = {"rows": row_panels * block.rows, "columns": column_panels * nr, "none": 0}
     dots = body.columns.order == "vectors"
     private = tile * size * (1 + block.lanes(body.dtype) if dots else 1)
@@ -152,6 +147,8 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
     scalar = "a[{r} * LANES + lane]" if rows_are_vectors else "a[{r}]"
     if body.strip is not None:
         scalar = "from{r}[*at + lane * RUN_STEP]"
+    if _neighbours(body, lanes):
+        scalar = "from0[*at + lane * RUN_STEP + {r} * LANE_STEP]"
     if paired:
         place = "{r} * LANES + lane" if rows_are_vectors else "{r} * 2"
         scalar = f"*(const gc_pair *)(a + {place})"
@@ -172,6 +169,12 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
         add=each("c{r}_{v} += *(vector *){place}"),
         store=each("*(vector *){place} = c{r}_{v}"),
     )
+
+
+def _neighbours(body: Contraction, lanes: int) -> bool:
+    """Whether one pointer reads the rows of a block: sums are short and these rows in one line."""
+    lines = body.strip is not None and body.strip.box[-1].extent % body.register.rows == 0
+    return lines and in_registers(body, lanes)
 
 
 def _dot_kernel(block: BlockSizes, body: Contraction) -> _MicroKernel:
@@ -325,7 +328,7 @@ def _parts(body: Contraction, block: BlockSizes) -> dict[str, object]:
         side.packing(heads, "block", side.mine, lanes) if name not in unpacked else []
         for name, side in sides.items()
     )
-    epilogue = _epilogue(body, body.register_columns)
+    epilogue = epilogue_lines(body, lanes)
     skip = " && ".join(condition_text(c) for c in body.skip)
     strip = strip_words(body)
     used = "\n".join([*rows, *columns, *strip["copy_strip"], skip])
@@ -352,36 +355,3 @@ def _parts(body: Contraction, block: BlockSizes) -> dict[str, object]:
         "epilogue": epilogue,
         **strip,
     }
-
-
-def _epilogue(body: Contraction, nr: int) -> list[str]:
-    """Runs of neighbouring columns of one row of the tile."""
-    statements = statement_lines(body.epilogue, depth=0)
-    stores = statement_lines(body.lines, depth=0)
-    used = "\n".join([*statements, *stores])
-    last = body.epilogue_columns[-1]
-    outer = decode_lines(f"column / {last.extent}", body.epilogue_columns[:-1], used)
-    whole = nr % last.extent == 0
-    lane = [
-        "#pragma omp simd",
-        f"for (long at = 0; at < {last.extent if whole else 'run'}; at++) {{",
-        f"  const long {last.name} = start + at;",
-        f"  const {TYPES[body.dtype]} sum = from[column - left + at];",
-        *(f"  {line}" for line in statements),
-        "}",
-    ]
-    if body.lines:
-        arrays = statement_lines([line.array for line in body.lines], depth=0)
-        lane = [*arrays, *lane, *stores]
-    return [
-        *decode_lines("(first_row + row)", body.epilogue_rows, used),
-        "for (long column = left; column < stop_column;) {",
-        *(f"  {line}" for line in outer),
-        f"  const long start = {0 if whole else f'column % {last.extent}'};",
-        f"  const long run = {last.extent};"
-        if whole
-        else f"  const long run = gc_min({last.extent} - start, stop_column - column);",
-        *(f"  {line}" for line in lane),
-        "  column += run;",
-        "}",
-    ]
