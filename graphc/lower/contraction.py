@@ -31,7 +31,7 @@ from graphc.lower.names import Namer
 from graphc.lower.nest import NestPlan, element_epilogue, epilogue_accesses
 from graphc.lower.reduction import Stage
 from graphc.lower.streams import stream_lines
-from graphc.lower.strips import strip_lanes
+from graphc.lower.strips import StripLanes, strip_lanes
 from graphc.passes.classify import Factor, Factors
 from graphc.schedule.blocking import (
     DEPTH,
@@ -42,6 +42,7 @@ from graphc.schedule.blocking import (
     even_rows,
     resident_factor,
     strip_panels,
+    strip_pieces,
     strip_size,
     task_size,
 )
@@ -50,6 +51,7 @@ _SHORT_RUN = 8
 _NEAR = 8  # elements: neighbours in a run that are no further apart share a line
 _MOST_VECTORS = 4
 _DOT_ROWS = 8  # up to so many rows, vectors of depth are multiplied as they lie
+_MOST_PADDING = 1.5  # of a run of depth to whole vectors
 _RUN = 2048  # neighbours that are read one after the other where columns are not packed
 
 
@@ -64,23 +66,29 @@ def build_contraction(
     lanes = block.lanes(dtype)
     rows = _pack(leader, factors.rows, factors.row_axes, depth, plan.namer, lanes)
     columns = _pack(leader, factors.columns, factors.column_axes, depth, plan.namer, lanes)
-    dots = columns.order == "vectors" and _count(factors.row_axes) <= _DOT_ROWS
+    sizes = ProductSizes(
+        _count(factors.batch), _count(factors.row_axes), _count(factors.column_axes),
+        _count(depth.axes),
+    )  # fmt: skip
+    few, found = sizes.rows <= _DOT_ROWS, None
+    if few and not outer and columns.order == "depth":
+        found = _column_strip(
+            columns, depth.axes, sizes, limits, _dot_block(factors, block), plan.namer
+        )
+    dots = few and (columns.order == "vectors" or found is not None)
     panel = dtype if dots else _panel_type(leader, factors, block)
     if panel is not dtype:
         rows, columns = _in_halves(leader, factors, depth, plan.namer, lanes)
     if dots:
-        rows = replace(rows, order="vectors")
+        rows, columns = replace(rows, order="vectors"), replace(columns, order="vectors")
     elif columns.order == "vectors":
         columns = replace(columns, order=_turned(columns))
     block = _dot_block(factors, block) if dots else _register_block(factors, block)
     width = block.vectors if dots else block.columns(dtype)
     limits = dot_limits(limits, width) if dots else limits
     split, cut = _split_depth(depth.axes, lanes, outer, limits.depth or DEPTH)
-    sizes = ProductSizes(
-        _count(factors.batch), _count(factors.row_axes), _count(factors.column_axes),
-        _count(depth.axes),
-    )  # fmt: skip
     resident = limits.resident or resident_factor(sizes, dtype, width)
+    resident = resident if found is None else "none"
     in_place = None
     if resident != "columns" and sizes.rows <= _DOT_ROWS and panel is dtype:
         in_place = _in_place(columns, depth.axes, dtype, lanes)
@@ -97,8 +105,11 @@ def build_contraction(
     )  # fmt: skip
     if in_place or outer or panel is not dtype:
         return body
-    strips = _columns_in_strips if dots else _rows_in_strips
-    return strips(body, sizes, limits, plan.namer)
+    if not dots:
+        return _rows_in_strips(body, sizes, limits, plan.namer)
+    if found is None and resident != "columns":
+        found = _column_strip(columns, depth.axes, sizes, limits, block, plan.namer)
+    return body if found is None else _columns_in_strips(body, sizes, found)
 
 
 def _rows_in_strips(
@@ -157,22 +168,35 @@ def _walks_as_one(load: Load, block: Sequence[Axis]) -> bool:
     )
 
 
-def _columns_in_strips(
-    body: Contraction, sizes: ProductSizes, limits: ContractionBlocks, namer: Namer
-) -> Contraction:
-    """The same product of few rows whose columns are read from strips."""
-    if body.resident == "columns":
-        return body
-    most = strip_size(None, sizes.columns, sizes.batch)
+def _column_strip(
+    columns: Pack, depth: Sequence[Axis], sizes: ProductSizes, limits: ContractionBlocks,
+    block: BlockSizes, namer: Namer,
+) -> StripLanes | None:  # fmt: skip
+    """The strip of columns whose depth is read by vectors; zeros may complete the last of a run."""
+    dtype = columns.value.dtype
+    lanes, run = block.lanes(dtype), depth[-1].extent
+    padded = -(-run // lanes) * lanes
+    if limits.resident == "columns" or (padded > run and len(depth) == 1):
+        return None
+    if padded > _MOST_PADDING * run:
+        return None
+    most = strip_size(None, sizes.columns, sizes.batch, pieces=padded > run)
     deepest = limits.depth or STRIP_DEPTH
-    found = strip_lanes(body.columns, body.depth, deepest, most, body.dtype, namer)
-    if found is None:
-        return body
+    found = strip_lanes(columns, depth, deepest, most, dtype, namer, lanes)
+    if found is None or even_columns(block, found.strip.lanes) is None:
+        return None
+    return found if found.strip.copied or padded == run else None
+
+
+def _columns_in_strips(body: Contraction, sizes: ProductSizes, found: StripLanes) -> Contraction:
+    """The same product of few rows whose columns are read from a strip."""
     register = even_columns(body.register, found.strip.lanes)
-    if register is None:
-        return body
+    assert register is not None
+    blocks = _count(body.depth[: found.split]) * body.depth[found.split].extent // found.cut
+    tasks = sizes.batch * sizes.columns // found.strip.lanes
     return replace(
-        body, strip=found.strip, split=found.split, cut=found.cut, pieces=1,
+        body, strip=found.strip, split=found.split, cut=found.cut,
+        pieces=strip_pieces(tasks, blocks),
         column_panels=found.strip.lanes // register.vectors, register=register,
     )  # fmt: skip
 

@@ -113,9 +113,17 @@ def even_columns(block: BlockSizes, columns: int) -> BlockSizes | None:
     return None if width is None else replace(block, vectors=width)
 
 
-def strip_size(wanted: int | None, lanes: int, others: int) -> int:
-    """The most lanes of a strip that leave enough tasks, where ``others`` share each of them."""
-    return min(wanted or _STRIP_LANES, lanes // -(-_TASKS // others))
+def strip_size(wanted: int | None, lanes: int, others: int, pieces: bool = False) -> int:
+    """The most lanes of a strip that leave enough tasks, where ``others`` share each of them.
+
+    With ``pieces`` the depth gives as many tasks as are wanted.
+    """
+    return min(wanted or _STRIP_LANES, lanes if pieces else lanes // -(-_TASKS // others))
+
+
+def strip_pieces(tasks: int, blocks: int) -> int:
+    """Pieces of ``blocks`` of the depth that make enough of few tasks."""
+    return max(1, min(-(-_TASKS // tasks), blocks // 2))
 
 
 def strip_panels(limits: ContractionBlocks, tasks: int, panels: int) -> int:

@@ -29,7 +29,7 @@ def contraction_source(
     block = body.register
     size, nr = body.dtype.size, body.register_columns
     rows, columns = _count(body.rows.lanes), _count(body.columns.lanes)
-    inner = _count(body.depth[body.split + 1 :])
+    inner = _inner_depth(body, block.lanes(body.dtype))
     extent = body.depth[body.split].extent
     packed, partial, private = _workspace(body, block, body.cut * inner)
     shared = packed + partial
@@ -55,6 +55,14 @@ def contraction_source(
         **_panel_words(body), **_parts(body, block), **in_place_words(body),
     )  # fmt: skip
     return text, shared, private
+
+
+def _inner_depth(body: Contraction, lanes: int) -> int:
+    """The depth of one step of the axis that is cut, in whole vectors beside a strip."""
+    axes = body.depth[body.split + 1 :]
+    if body.strip is None or body.columns.order != "vectors" or not axes:
+        return _count(axes)
+    return _count(axes[:-1]) * -(-axes[-1].extent // lanes) * lanes
 
 
 def _panel_words(body: Contraction) -> dict[str, object]:

@@ -236,22 +236,36 @@ def _run_of_lanes(
 def _vectors(
     pack: Pack, heads: Sequence[str], width: str, count: str, depth: str, value: str, lanes: int
 ) -> list[str]:
-    """target[depth / LANES][width][LANES]: vectors of neighbouring depth as they are."""
-    name = _axis_of(heads[-1])
+    """target[depth / LANES][width][LANES]: vectors of neighbouring depth as they are.
+
+    Zeros complete the last one where the last axis is no whole number of vectors.
+    """
+    *outer, last = heads
+    name, _, end = _bounds_of(last)
+    rest = int(end) % lanes if end.isdigit() else 0
+    last = last.replace(f"< {end};", f"< {int(end) - rest};") if rest else last
+    step = f"to += {width} * LANES;"
     move = vector_move(pack.value, name, pack.conditions)
-    moved = re.sub(rf"\b{name}\b", "vector_start", heads[-1])
     if move:
-        ahead = _next_lane(pack)
-        inner = nested(_stepping(heads, "LANES"), [*ahead, move, f"to += {width} * LANES;"])
+        vectors = nested(_stepping([last], "LANES"), [*_next_lane(pack), move, step])
     else:
         element = [
             "for (long at = 0; at < LANES; at++) {",
             f"  const long {name} = vector_start + at;",
             f"  to[at] = {value};",
             "}",
-            f"to += {width} * LANES;",
+            step,
         ]
-        inner = nested([*heads[:-1], *_stepping([moved], "LANES")], element)
+        moved = re.sub(rf"\b{name}\b", "vector_start", last)
+        vectors = nested(_stepping([moved], "LANES"), element)
+    if rest:
+        place = f"const long {name} = {int(end) - rest} + at;"
+        vectors += [
+            f"for (long at = 0; at < {rest}; at++) {{ {place} to[at] = {value}; }}",
+            f"for (long at = {rest}; at < LANES; at++) to[at] = 0;",
+            step,
+        ]
+    inner = nested(outer, vectors)
     return [
         f"for (long lane = 0; lane < {width}; lane++) {{",
         f"  {_pointer(pack)} to = target + lane * LANES;",
@@ -276,10 +290,6 @@ def _next_lane(pack: Pack) -> list[str]:
     if step * load.dtype.size < _FAR:
         return []
     return [f"__builtin_prefetch(&{scalar_text(replace(load, offset=load.offset + step))});"]
-
-
-def _axis_of(head: str) -> str:
-    return _bounds_of(head)[0]
 
 
 def _bounds_of(head: str) -> tuple[str, str, str]:
