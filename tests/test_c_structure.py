@@ -373,6 +373,8 @@ def test_ten_thousand_nodes(kind: str) -> None:
     ("channels", "filters", "window", "settings"),
     [
         (64, 64, 3, {"padding": 1, "groups": 64}),  # a table of filters, a lane a channel
+        (128, 128, 3, {"padding": 1, "groups": 128}),  # taps within the sums of filter gradients
+        (128, 128, 2, {"padding": 1, "groups": 128, "dilation": 2}),
         (64, 64, 3, {"padding": 1, "groups": 2}),  # blocks seen through a reshape
         (32, 32, 3, {"padding": 1, "stride": 2}),  # blocks of the depth that are skipped
         (32, 32, 3, {"padding": 2, "dilation": 2}),

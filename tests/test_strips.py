@@ -46,6 +46,7 @@ def with_strips(program: Program) -> list[str]:
 
 
 FORWARD, IMAGES, FILTERS = "convolution_forward", "d_tanh", "d_w"
+GROUPS = "d_reshape_2"  # filters of a convolution in groups
 # what convolves which images by which filters, how; which kernels read strips
 CASES = [
     (gx.conv2d, (2, 16, 24, 24), (32, 16, 3, 3), {"padding": 1}, {FORWARD, FILTERS}),
@@ -66,6 +67,10 @@ CASES = [
     (gx.conv2d, (2, 64, 20, 20), (4, 64, 1, 1), {}, {FORWARD}),
     (gx.conv1d, (2, 16, 400), (32, 16, 9), {"padding": 4}, {FORWARD, FILTERS}),
     (gx.conv3d, (2, 16, 6, 10, 12), (32, 16, 3, 3, 3), {"padding": 1}, {FORWARD, FILTERS}),
+    # filters whose gradients are dots along lines of 27, 20 and 30 elements
+    (gx.conv2d, (4, 8, 30, 27), (5, 8, 3, 3), {"padding": 1}, {FILTERS}),
+    (gx.conv2d, (2, 32, 14, 20), (24, 4, 3, 3), {"padding": (1, 2), "groups": 8}, {GROUPS}),
+    (gx.conv2d, (3, 12, 40, 30), (6, 6, 5, 3), {"padding": (2, 1), "groups": 2}, {GROUPS}),
 ]  # fmt: skip
 
 
@@ -127,6 +132,26 @@ def test_what_lies_beside_a_window_is_not_read_as_zero_times_infinity(
     found = {tuple(place) for place in np.argwhere(~np.isfinite(got))[:, [0, 2, 3]]}
     assert found == {(0, i, j) for i in (0, 1) for j in (22, 23)}
     assert np.isinf(got).any() and not np.isnan(got).any()
+
+
+def test_an_infinite_element_reaches_the_taps_that_see_it_alone(
+    seeded: np.random.Generator,
+) -> None:
+    """The last vector of a line is not filled: what lies behind is not multiplied by zeros."""
+    x, w, s = (
+        gx.input("x", (2, 8, 20, 27)),
+        gx.input("w", (4, 8, 3, 3)),
+        gx.input("s", (2, 4, 20, 27)),
+    )
+    y = gx.conv2d(gx.relu(x), w, padding=1)
+    program = compile_graph(list(gx.gradients(gx.sum(y * gx.relu(s)), [w])), exact=True)
+    assert with_strips(program)
+    feeds = {n.label: seeded.normal(size=n.shape).astype("float32") for n in program.inputs}
+    feeds["x"][0, 3, 19, 26] = np.inf
+    (got,) = program(**{n.label: np.abs(feeds[n.label]) + 1 for n in program.inputs})
+    found = {tuple(place) for place in np.argwhere(~np.isfinite(got))[:, 1:]}
+    assert found == {(3, r, s) for r in (1, 2) for s in (1, 2)}
+    assert not np.isnan(got).any()
 
 
 DIGEST = """

@@ -20,7 +20,6 @@ class Span:
         depth_start: where the depth is at position 0, its last place if it walks backwards.
         stride: elements of the array from one position to the next.
         inside: which positions the array has, counted from the task's first lane; None for all.
-        zeros: positions at the end that nothing belongs to, so that the depth is whole vectors.
     """
 
     axis: Axis
@@ -31,7 +30,6 @@ class Span:
     depth_start: int
     stride: int
     inside: Condition | None
-    zeros: int = 0
 
 
 @dataclass(frozen=True)

@@ -66,15 +66,10 @@ def build_contraction(
     lanes = block.lanes(dtype)
     rows = _pack(leader, factors.rows, factors.row_axes, depth, plan.namer, lanes)
     columns = _pack(leader, factors.columns, factors.column_axes, depth, plan.namer, lanes)
-    sizes = ProductSizes(
-        _count(factors.batch), _count(factors.row_axes), _count(factors.column_axes),
-        _count(depth.axes),
-    )  # fmt: skip
-    few, found = sizes.rows <= _DOT_ROWS, None
+    sizes = _sizes(factors, depth)
+    few, dotted, found = sizes.rows <= _DOT_ROWS, _dot_block(factors, block), None
     if few and not outer and columns.order == "depth":
-        found = _column_strip(
-            columns, depth.axes, sizes, limits, _dot_block(factors, block), plan.namer
-        )
+        found = _column_strip(columns, depth.axes, sizes, limits, dotted, plan.namer)
     dots = few and (columns.order == "vectors" or found is not None)
     panel = dtype if dots else _panel_type(leader, factors, block)
     if panel is not dtype:
@@ -83,14 +78,13 @@ def build_contraction(
         rows, columns = replace(rows, order="vectors"), replace(columns, order="vectors")
     elif columns.order == "vectors":
         columns = replace(columns, order=_turned(columns))
-    block = _dot_block(factors, block) if dots else _register_block(factors, block)
+    block = dotted if dots else _register_block(factors, block)
     width = block.vectors if dots else block.columns(dtype)
     limits = dot_limits(limits, width) if dots else limits
     split, cut = _split_depth(depth.axes, lanes, outer, limits.depth or DEPTH)
-    resident = limits.resident or resident_factor(sizes, dtype, width)
-    resident = resident if found is None else "none"
+    resident = limits.resident or resident_factor(sizes, dtype, width) if found is None else "none"
     in_place = None
-    if resident != "columns" and sizes.rows <= _DOT_ROWS and panel is dtype:
+    if few and resident != "columns" and panel is dtype:
         in_place = _in_place(columns, depth.axes, dtype, lanes)
     if in_place is not None and not dots:
         limits = replace(limits, panels=limits.panels or max(1, _RUN // width))
@@ -110,6 +104,13 @@ def build_contraction(
     if found is None and resident != "columns":
         found = _column_strip(columns, depth.axes, sizes, limits, block, plan.namer)
     return body if found is None else _columns_in_strips(body, sizes, found)
+
+
+def _sizes(factors: Factors, depth: Merged) -> ProductSizes:
+    return ProductSizes(
+        _count(factors.batch), _count(factors.row_axes), _count(factors.column_axes),
+        _count(depth.axes),
+    )  # fmt: skip
 
 
 def _rows_in_strips(
@@ -172,7 +173,7 @@ def _column_strip(
     columns: Pack, depth: Sequence[Axis], sizes: ProductSizes, limits: ContractionBlocks,
     block: BlockSizes, namer: Namer,
 ) -> StripLanes | None:  # fmt: skip
-    """The strip of columns whose depth is read by vectors; zeros may complete the last of a run."""
+    """The strip of columns whose depth is read by vectors; a run may fill its last one in part."""
     dtype = columns.value.dtype
     lanes, run = block.lanes(dtype), depth[-1].extent
     padded = -(-run // lanes) * lanes
@@ -182,10 +183,11 @@ def _column_strip(
         return None
     most = strip_size(None, sizes.columns, sizes.batch, pieces=padded > run)
     deepest = limits.depth or STRIP_DEPTH
-    found = strip_lanes(columns, depth, deepest, most, dtype, namer, lanes)
+    found = strip_lanes(columns, depth, deepest, most, dtype, namer)
     if found is None or even_columns(block, found.strip.lanes) is None:
         return None
-    return found if found.strip.copied or padded == run else None
+    near = found.strip.copied and found.strip.depth_offset().coefficient(depth[-1].name) == 1
+    return found if near or padded == run else None
 
 
 def _columns_in_strips(body: Contraction, sizes: ProductSizes, found: StripLanes) -> Contraction:

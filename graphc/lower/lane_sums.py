@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from graphc.ir.index import Index, axis_index
 from graphc.ir.loops import Assign, Declare, Loop, Statement, When
-from graphc.ir.scalar import Call, Element, Name, Number
+from graphc.ir.scalar import Call, Element, Name, Number, Scalar
 from graphc.ir.types import Axis, element_count
 from graphc.lower.access import Access, Merged, substitute_conditions
 from graphc.lower.names import Namer
@@ -27,6 +27,7 @@ _LANE_TASKS = 8
 _VECTOR = 16  # lanes of arrays in blocks
 _LONG_LANES = 64  # rows of so many are worth reading several at a time
 _ROWS = (4, 3, 2)
+_MOST_OUTPUTS = 64  # accumulators of a lane
 
 
 def lane_axis(
@@ -65,11 +66,44 @@ def lane_axis(
     return Axis(f"{last.name}", last.extent // lanes), Axis(namer.axis(f"{last.name}_lane"), lanes)
 
 
+def window_outputs(
+    blocks: Sequence[Sequence[Stage]], merged: Merged, lane: Axis, namer: Namer
+) -> tuple[Axis, ...]:
+    """The last output axes before the lanes along which long sums read nearly the same.
+
+    So do the filters of a depthwise convolution: windows that overlap. They run inside the sums
+    then, so that what they read comes from the nearest cache.
+    """
+    first = next(b for b in blocks if not b[0].equation.is_map)[0]
+    window = merge_window(first, merged, namer).axes
+    offsets = [r.offset.substitute(merged.values) for r in first.reads if isinstance(r, Access)]
+    outer = [axis for axis in merged.axes if axis.extent > 1]
+    chosen: list[Axis] = []
+    long = element_count(tuple(a.extent for a in window[:-1])) > SHORT_WINDOW
+    while long and lane.extent < _LONG_LANES and outer:
+        axis = outer.pop()
+        steps = [o.coefficient(axis.name) for o in offsets]
+        slides = all(
+            not step
+            or any(0 < abs(o.coefficient(w.name)) < abs(step) * axis.extent for w in window)
+            for o, step in zip(offsets, steps, strict=True)
+        )
+        count = element_count(tuple(a.extent for a in (axis, *chosen)))
+        tasks = element_count(tuple(a.extent for a in outer))
+        if not slides or count > _MOST_OUTPUTS or tasks < _LANE_TASKS:
+            break
+        chosen.insert(0, axis)
+    return tuple(chosen)
+
+
 def lane_statements(
     blocks: Sequence[Sequence[Stage]], merged: Merged, lane: Axis, namer: Namer,
-    maps: dict[str, Statement], stores: Sequence[Statement],
+    maps: dict[str, Statement], stores: Sequence[Statement], inside: tuple[Axis, ...] = (),
 ) -> list[Statement]:  # fmt: skip
-    """Accumulators of all lanes, the window with the lanes inside, then the rest lane by lane."""
+    """Accumulators of all lanes, the window with the lanes inside, then the rest lane by lane.
+
+    Output axes that run ``inside`` the window have accumulators of their own.
+    """
     block = [
         _guarded(stage, merged, lane)
         for stage in next(b for b in blocks if not b[0].equation.is_map)
@@ -80,28 +114,72 @@ def lane_statements(
     if not conditions and lane.extent >= _LONG_LANES:
         window, rows = _side_by_side(window, namer)
         item, _ = window_item(block, merged, window)
-    here = axis_index(lane.name)
-    before: list[Statement] = []
-    inside: list[Statement] = [item]
-    after: list[Statement] = []
-    for stage in block:
-        total = accumulator(stage, item.dtype)
-        before.append(Declare(total.name, total.dtype, Number(0.0, total.dtype), True, lane.extent))
-        element = Element(total.name, here, total.dtype)
-        value = Call("cast", (Name(item.name, item.dtype),), total.dtype)
-        inside.append(Assign(total.name, Call("add", (element, value), total.dtype), here))
-        after.append(finish_lane(stage, element))
-    body = tuple(inside)
+    sums = _sums(block, item, lane, inside, namer)
+    body = tuple(sums.added)
     for axis in rows:
         body = (Loop(axis, body, unroll=True),)
     body = (Loop(lane, body, simd=True),)
     if conditions:
         body = (When(conditions, body),)
-    for axis in reversed(window.axes[: len(window.axes) - len(rows)]):
-        body = (Loop(axis, body),)
+    axes = window.axes[: len(window.axes) - len(rows)]
+    body = _loops(axes[-1:], body)
+    if inside:
+        body = (*sums.begun, *body, Loop(lane, tuple(sums.ended), simd=True))
+    body = _loops((*axes[:-1], *inside), body)
     done = {s.value for s in block}
     rest = [maps[s[0].value] for s in blocks if s[0].value not in done]
-    return [*before, *body, Loop(lane, (*after, *rest, *stores), simd=True)]
+    finished = Loop(lane, (*sums.finished, *rest, *stores), simd=True)
+    return [*sums.declared, *body, *_loops(inside, (finished,))]
+
+
+@dataclass
+class _Sums:
+    """Statements of the accumulators of all lanes.
+
+    Where outputs run inside the window, what one of them gets from its last axis is ``begun`` and
+    ``ended`` in an accumulator that registers hold.
+    """
+
+    declared: list[Statement] = field(default_factory=list)
+    begun: list[Statement] = field(default_factory=list)
+    added: list[Statement] = field(default_factory=list)
+    ended: list[Statement] = field(default_factory=list)
+    finished: list[Statement] = field(default_factory=list)
+
+
+def _sums(
+    block: Sequence[Stage], item: Declare, lane: Axis, inside: Sequence[Axis], namer: Namer
+) -> _Sums:
+    here, count = axis_index(lane.name), lane.extent
+    for axis in reversed(inside):
+        here, count = here + axis_index(axis.name) * count, count * axis.extent
+    sums = _Sums(added=[item])
+    for stage in block:
+        total = accumulator(stage, item.dtype)
+        zero = Number(0.0, total.dtype)
+        element = Element(total.name, here, total.dtype)
+        value = Call("cast", (Name(item.name, item.dtype),), total.dtype)
+        sums.declared.append(Declare(total.name, total.dtype, zero, True, count))
+        sums.finished.append(finish_lane(stage, element))
+        if not inside:
+            sums.added.append(_add(element, value))
+            continue
+        part = Element(namer.name(f"{total.name} part"), axis_index(lane.name), total.dtype)
+        sums.begun.append(Declare(part.name, total.dtype, zero, True, lane.extent))
+        sums.added.append(_add(part, value))
+        sums.ended.append(_add(element, part))
+    return sums
+
+
+def _add(element: Element, value: Scalar) -> Assign:
+    total = Call("add", (element, value), element.dtype)
+    return Assign(element.name, total, element.index)
+
+
+def _loops(axes: Sequence[Axis], body: tuple[Statement, ...]) -> tuple[Statement, ...]:
+    for axis in reversed(axes):
+        body = (Loop(axis, body),)
+    return body
 
 
 def _side_by_side(window: Merged, namer: Namer) -> tuple[Merged, tuple[Axis, ...]]:

@@ -21,7 +21,7 @@ from graphc.lower.access import (
     substitute_conditions,
 )
 from graphc.lower.freeze import as_type, compute_dtype, freeze
-from graphc.lower.lane_sums import lane_axis, lane_index, lane_statements
+from graphc.lower.lane_sums import lane_axis, lane_index, lane_statements, window_outputs
 from graphc.lower.names import Namer
 from graphc.lower.reduction import (
     SHORT_WINDOW,
@@ -126,8 +126,10 @@ def _lane_nest(
     values = {name: index.substitute(step) for name, index in merged.values.items()}
     split = Merged((*merged.axes[:-1], outer), {**step, **values})
     maps = {b[0].value: map_statement(b[0], split) for b in blocks if b[0].equation.is_map}
-    body = lane_statements(blocks, split, lane, plan.namer, maps, store_statements(plan, split))
-    axes = tuple(a for a in split.axes if a.extent > 1)
+    inside = window_outputs(blocks, split, lane, plan.namer)
+    stores = store_statements(plan, split)
+    body = lane_statements(blocks, split, lane, plan.namer, maps, stores, inside)
+    axes = tuple(a for a in split.axes if a.extent > 1 and a not in inside)
     return output_loops(axes, tuple(body), points, simd=False)
 
 

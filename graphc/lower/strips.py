@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from graphc.ir.index import Index, axis_index, constant
 from graphc.ir.loops import Pack
@@ -28,13 +28,11 @@ class StripLanes:
 
 
 def strip_lanes(
-    pack: Pack, depth: Sequence[Axis], deepest: int, most: int, dtype: DType, namer: Namer,
-    vector: int = 1,
-) -> StripLanes | None:  # fmt: skip
+    pack: Pack, depth: Sequence[Axis], deepest: int, most: int, dtype: DType, namer: Namer
+) -> StripLanes | None:
     """Strips of up to ``most`` rows or columns and a depth; None if they share nothing.
 
     They do where windows that may reach outside of the array walk along one of its dimensions.
-    The last axis of the depth is read by whole vectors of so many elements.
     """
     found = guarded_load(pack.value, pack.conditions)
     if found is None:
@@ -54,7 +52,6 @@ def strip_lanes(
     if split or cut < depth[0].extent:
         first[block[0].name] = axis_index(block[0].name)
     spans = _spans(load.offset, box, block, first, bounded, namer)
-    spans = None if spans is None else _whole_vectors(spans, block[-1], vector)
     if spans is None:
         return None
     first |= {s.depth: first[s.depth] + s.depth_start for s in spans if s.depth is not None}
@@ -163,18 +160,6 @@ def _bounded_span(
     index = index.substitute({reduced: first[reduced] + start}) if reduced else index
     inside = Condition(index + axis_index(place.name), condition.lower, condition.upper)
     return Span(place, lane.name, lane_step, reduced, step, start, stride, inside)
-
-
-def _whole_vectors(spans: tuple[Span, ...], run: Axis, vector: int) -> tuple[Span, ...] | None:
-    """The same with zeros after the last positions, so that the run ends with a whole vector."""
-    rest = -run.extent % vector
-    if rest == 0:
-        return spans
-    last = spans[-1]
-    if last.depth != run.name or last.inside is None or last.depth_step * last.stride != 1:
-        return None
-    axis = Axis(last.axis.name, last.axis.extent + rest)
-    return (*spans[:-1], replace(last, axis=axis, zeros=rest))
 
 
 def _near(load: Load, lane: Axis, run: Axis) -> bool:

@@ -193,7 +193,7 @@ def _dot_kernel(block: BlockSizes, body: Contraction) -> _MicroKernel:
         place, step = "b + column{n}", ", b += LANES"
     if body.strip is not None:
         place, step = "from{n} + *at + lane", ""
-    loads = ", ".join(f"b{n} = *(const vector *)({place.format(n=n)})" for n in columns)
+    load = _dot_loads([place.format(n=n) for n in columns], body, block.lanes(body.dtype))
     loops = [f"for (long k = 0; k < depth; k += LANES, a += MR * LANES{step}) {{"]
     if body.strip is not None:
         loops = [_RUNS, "  for (long lane = 0; lane < RUN; lane += LANES, a += MR * LANES) {"]
@@ -206,7 +206,7 @@ def _dot_kernel(block: BlockSizes, body: Contraction) -> _MicroKernel:
     return _MicroKernel(
         loops=loops,
         zero=[f"vector {line}" for line in each("c{r}_{n} = {{0}}", ", ")],
-        load=f"const vector {loads};",
+        load=load,
         multiply=[
             f"const vector a{r} = *(const vector *)(a + {r} * LANES); {line}"
             for r, line in zip(rows, products, strict=True)
@@ -214,6 +214,19 @@ def _dot_kernel(block: BlockSizes, body: Contraction) -> _MicroKernel:
         add=each(f"c{{r}}_{{n}} += {sums}"),
         store=each(f"{sums} = c{{r}}_{{n}}"),
     )
+
+
+def _dot_loads(places: Sequence[str], body: Contraction, lanes: int) -> str:
+    """The vectors of the columns; zeros where the last one of a run is not filled."""
+    vectors = [f"*(const vector *)({place})" for place in places]
+    rest = body.depth[-1].extent % lanes if body.strip is not None else 0
+    before = ""
+    if rest:
+        whole, part = (["-1"] * n + ["0"] * (lanes - n) for n in (lanes, rest))
+        choice = f"(mask){{{', '.join(part)}}} : (mask){{{', '.join(whole)}}}"
+        before = f"const mask inside = lane + LANES > RUN ? {choice}; "
+        vectors = [f"(vector)((mask){vector} & inside)" for vector in vectors]
+    return f"{before}const vector {', '.join(f'b{n} = {v}' for n, v in enumerate(vectors))};"
 
 
 def _depth_loops(rows_are_vectors: bool, step: int) -> list[str]:

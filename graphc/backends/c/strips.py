@@ -95,7 +95,7 @@ def _bounds(line: Span) -> list[str]:
     if line.inside is None:
         return [f"long begin = 0, end = {line.axis.extent};"]
     first = line.inside.index.substitute({line.axis.name: Index()})
-    begin, end = "0", str(line.axis.extent - line.zeros)
+    begin, end = "0", str(line.axis.extent)
     if line.inside.lower is not None:
         begin = f"gc_min(gc_max({index_text(constant(line.inside.lower) - first)}, 0), {end})"
     if line.inside.upper is not None:
