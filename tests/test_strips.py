@@ -85,6 +85,28 @@ def test_convolutions(
         assert expected <= set(with_strips(program))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("image", "filters", "settings"),
+    [
+        ((2, 16, 20, 27), (24, 16, 3, 3), {"padding": 1}),  # a vector and a part of one
+        ((2, 8, 6, 100), (20, 8, 3, 3), {"padding": (1, 0)}),  # panels, the last one in part
+        ((3, 5, 33, 48), (40, 5, 5, 3), {"padding": (2, 1), "dilation": (1, 2)}),
+        ((2, 24, 15, 30), (16, 3, 3, 3), {"padding": 1, "groups": 8}),
+    ],
+)
+def test_lines_of_a_result_that_lies_row_by_row(
+    image: tuple[int, ...], filters: tuple[int, ...], settings: dict[str, Any], dtype: str,
+    seeded: np.random.Generator,
+) -> None:  # fmt: skip
+    """Nothing follows that would like channels side by side: positions fill the vectors."""
+    x, w = gx.input("x", image, dtype), gx.input("w", filters, dtype)
+    y = gx.conv2d(x, w, **settings)
+    program = compared([y, *gx.gradients(gx.sum(y * y), [x])], seeded, dtype)
+    if dtype == "float32":
+        assert any("LINE_PANELS" in kernel.source for kernel in program.kernels.values())
+
+
 @pytest.mark.parametrize(
     ("left", "right", "near"),
     [

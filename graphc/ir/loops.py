@@ -203,9 +203,11 @@ class Contraction:
         row_block, column_panels: rows and column panels of one task.
         in_place: the columns, where they are not packed; whole vectors of them beside a strip.
         strip: what the rows read, where they are not packed; its box is the rows of a task. Where
-            the columns are packed as "vectors", what these read.
+            the columns are packed as "vectors" or there are ``line_panels``, what these read.
         pieces: parts of the depth that are summed on their own, then in order.
         panel: elements of packed panels: ``dtype``, or bfloat16 in pairs of neighbouring depth.
+        line_panels: column panels of one line of the strip, the last of which may be in part; 0
+            where columns are panels throughout.
         epilogue_rows, epilogue_columns: M and N as the epilogue's memory accesses let them merge.
         epilogue: statements for one finished element, which reads the scalar ``sum``.
         lines: what the elements of the last epilogue column fill, stored after them.
@@ -233,6 +235,12 @@ class Contraction:
     register: BlockSizes
     panel: DType
     dtype: DType
+    line_panels: int = 0
+
+    @property
+    def columns_in_strip(self) -> bool:
+        """Whether the columns, not the rows, are read from the strip."""
+        return self.strip is not None and (self.columns.order == "vectors" or self.line_panels > 0)
 
     @property
     def register_columns(self) -> int:

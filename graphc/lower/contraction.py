@@ -31,19 +31,18 @@ from graphc.lower.names import Namer
 from graphc.lower.nest import NestPlan, element_epilogue, epilogue_accesses
 from graphc.lower.reduction import Stage
 from graphc.lower.streams import stream_lines
-from graphc.lower.strips import StripLanes, strip_lanes
+from graphc.lower.strip_products import (
+    column_strip,
+    columns_in_strips,
+    lines_in_strips,
+    rows_in_strips,
+)
 from graphc.passes.classify import Factor, Factors
 from graphc.schedule.blocking import (
     DEPTH,
-    STRIP_DEPTH,
     ProductSizes,
     dot_limits,
-    even_columns,
-    even_rows,
     resident_factor,
-    strip_panels,
-    strip_pieces,
-    strip_size,
     task_size,
 )
 
@@ -51,7 +50,6 @@ _SHORT_RUN = 8
 _NEAR = 8  # elements: neighbours in a run that are no further apart share a line
 _MOST_VECTORS = 4
 _DOT_ROWS = 8  # up to so many rows, vectors of depth are multiplied as they lie
-_MOST_PADDING = 1.5  # of a run of depth to whole vectors
 _RUN = 2048  # neighbours that are read one after the other where columns are not packed
 
 
@@ -69,7 +67,7 @@ def build_contraction(
     sizes = _sizes(factors, depth)
     few, dotted, found = sizes.rows <= _DOT_ROWS, _dot_block(factors, block), None
     if few and not outer and columns.order == "depth":
-        found = _column_strip(columns, depth.axes, sizes, limits, dotted, plan.namer)
+        found = column_strip(columns, depth.axes, sizes, limits, dotted, plan.namer)
     dots = few and (columns.order == "vectors" or found is not None)
     panel = dtype if dots else _panel_type(leader, factors, block)
     if panel is not dtype:
@@ -100,106 +98,17 @@ def build_contraction(
     if in_place or outer or panel is not dtype:
         return body
     if not dots:
-        return _rows_in_strips(body, sizes, limits, plan.namer)
+        lined = lines_in_strips(body, sizes, limits, plan.namer)
+        return lined or rows_in_strips(body, sizes, limits, plan.namer)
     if found is None and resident != "columns":
-        found = _column_strip(columns, depth.axes, sizes, limits, block, plan.namer)
-    return body if found is None else _columns_in_strips(body, sizes, found)
+        found = column_strip(columns, depth.axes, sizes, limits, block, plan.namer)
+    return body if found is None else columns_in_strips(body, sizes, found)
 
 
 def _sizes(factors: Factors, depth: Merged) -> ProductSizes:
     return ProductSizes(
         _count(factors.batch), _count(factors.row_axes), _count(factors.column_axes),
         _count(depth.axes),
-    )  # fmt: skip
-
-
-def _rows_in_strips(
-    body: Contraction, sizes: ProductSizes, limits: ContractionBlocks, namer: Namer
-) -> Contraction:
-    """The same product whose rows are read from strips, where they share what they read."""
-    if limits.resident == "rows":
-        return body
-    packed = body
-    if body.resident == "rows":
-        body = replace(body, resident="none")
-    panels = -(-sizes.columns // body.register_columns)
-    most = strip_size(limits.rows, sizes.rows, sizes.batch * panels * body.pieces)
-    in_place = _vectors_in_place(body)
-    deepest = limits.depth or (STRIP_DEPTH if in_place is None else DEPTH)
-    found = strip_lanes(body.rows, body.depth, deepest, most, body.dtype, namer)
-    if found is None or (packed.resident == "rows" and not found.strip.copied):
-        return packed
-    lanes = found.strip.lanes
-    blocks = _count(body.depth[: found.split]) * body.depth[found.split].extent // found.cut
-    pieces = max(1, min(body.pieces, blocks // 2))
-    tasks = sizes.batch * sizes.rows // lanes * pieces
-    block_axes = body.depth[found.split :]
-    if in_place and not (found.strip.copied and _walks_as_one(in_place.first, block_axes)):
-        in_place = None
-    return replace(
-        body, strip=found.strip, split=found.split, cut=found.cut, row_block=lanes, pieces=pieces,
-        column_panels=strip_panels(limits, tasks, panels), in_place=in_place,
-        register=even_rows(body.register, lanes),
-    )  # fmt: skip
-
-
-def _vectors_in_place(body: Contraction) -> InPlace | None:
-    """The columns as they lie, if they are whole vectors, equally far apart."""
-    load, lanes = body.columns.value, body.register.lanes(body.dtype)
-    outer, inner = (Axis("", 1), *body.columns.lanes)[-2:]
-    if len(body.columns.lanes) > 2 or _count(body.columns.lanes) % body.register_columns:
-        return None
-    if body.resident != "none" or body.columns.conditions or not isinstance(load, Load):
-        return None
-    if not load.offset.is_affine or load.dtype is not body.dtype:
-        return None
-    steps = load.offset.coefficient
-    across = lanes if inner.extent % lanes == 0 and outer.extent == 1 else steps(outer.name)
-    if steps(inner.name) != 1 or (outer.extent > 1 and inner.extent != lanes):
-        return None
-    return InPlace(load, steps(body.depth[-1].name), across)
-
-
-def _walks_as_one(load: Load, block: Sequence[Axis]) -> bool:
-    """Whether the axes of a block of the depth run through an array without gaps."""
-    steps = [load.offset.coefficient(axis.name) for axis in block]
-    return all(
-        step == inner * axis.extent
-        for step, inner, axis in zip(steps, steps[1:], block[1:], strict=False)
-    )
-
-
-def _column_strip(
-    columns: Pack, depth: Sequence[Axis], sizes: ProductSizes, limits: ContractionBlocks,
-    block: BlockSizes, namer: Namer,
-) -> StripLanes | None:  # fmt: skip
-    """The strip of columns whose depth is read by vectors; a run may fill its last one in part."""
-    dtype = columns.value.dtype
-    lanes, run = block.lanes(dtype), depth[-1].extent
-    padded = -(-run // lanes) * lanes
-    if limits.resident == "columns" or (padded > run and len(depth) == 1):
-        return None
-    if padded > _MOST_PADDING * run:
-        return None
-    most = strip_size(None, sizes.columns, sizes.batch, pieces=padded > run)
-    deepest = limits.depth or STRIP_DEPTH
-    found = strip_lanes(columns, depth, deepest, most, dtype, namer)
-    if found is None or even_columns(block, found.strip.lanes) is None:
-        return None
-    near = found.strip.copied and found.strip.depth_offset().coefficient(depth[-1].name) == 1
-    return found if near or padded == run else None
-
-
-def _columns_in_strips(body: Contraction, sizes: ProductSizes, found: StripLanes) -> Contraction:
-    """The same product of few rows whose columns are read from a strip."""
-    register = even_columns(body.register, found.strip.lanes)
-    assert register is not None
-    blocks = _count(body.depth[: found.split]) * body.depth[found.split].extent // found.cut
-    tasks = sizes.batch * sizes.columns // found.strip.lanes
-    return replace(
-        body, strip=found.strip, split=found.split, cut=found.cut,
-        pieces=strip_pieces(tasks, blocks),
-        column_panels=found.strip.lanes // register.vectors, register=register,
     )  # fmt: skip
 
 

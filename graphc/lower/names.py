@@ -28,6 +28,7 @@ my_rows number packed partial transpose vector_start first_column multiply patch
 results sums tap taps tile_total total totals next scalars begin whole place_at value_at
 transform_back transform_columns transform_filter transform_patch transform_rows transformed
 transformed_columns transformed_rows paired staged strip top lane_at run_at ahead columns ranges
+line_end
 """
 # What CUDA adds, and the names of its templates.
 _DEVICE = """

@@ -113,6 +113,12 @@ def even_columns(block: BlockSizes, columns: int) -> BlockSizes | None:
     return None if width is None else replace(block, vectors=width)
 
 
+def line_columns(block: BlockSizes, vectors: int) -> BlockSizes:
+    """A register block of columns that leaves few over in lines of so many vectors."""
+    widths = range(block.vectors, block.vectors // 2, -1)
+    return replace(block, vectors=min(widths, key=lambda width: -(-vectors // width) * width))
+
+
 def strip_size(wanted: int | None, lanes: int, others: int, pieces: bool = False) -> int:
     """The most lanes of a strip that leave enough tasks, where ``others`` share each of them.
 

@@ -78,6 +78,7 @@ def _panel_words(body: Contraction) -> dict[str, object]:
         "block_depth": "(CUT * INNER + 1) / 2 * 2" if paired else "CUT * INNER",
         "row_form": "[depth / LANES][MR][LANES]" if vectors else plain,
         "column_form": "[depth / LANES][NR][LANES]" if dots else plain.replace("MR", "NR"),
+        "line_panels": body.line_panels,
         "after_tile": f"({TYPES[body.panel]} *)({after})" if paired else after,
     }
 
@@ -116,10 +117,10 @@ def _workspace(body: Contraction, block: BlockSizes, block_depth: int) -> tuple[
         depth *= block_depth
         private += max(block.rows, nr) * block_depth * panel
     if body.strip is not None:
-        private += body.strip.size * size
-    if body.resident != "rows" and (body.strip is None or dots):
+        private += (body.strip.size + nr) * size  # the last vectors may reach past it
+    if body.resident != "rows" and (body.strip is None or body.columns_in_strip):
         private += row_block * block_depth * panel
-    if body.resident != "columns" and body.in_place is None and not (body.strip and dots):
+    if body.resident != "columns" and body.in_place is None and not body.columns_in_strip:
         private += body.column_panels * nr * block_depth * panel
     tasks = (
         batch
@@ -152,8 +153,10 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
     kind, wide, step = ("gc_pairs", 2 * lanes, 2) if paired else ("vector", lanes, 1)
     places = [f"{v} * ACROSS" if body.in_place is not None else v * wide for v in vectors]
     loads = ", ".join(f"b{v} = *(const {kind} *)(b + {at})" for v, at in enumerate(places))
+    if body.line_panels:
+        loads = loads.replace("(b + ", "(b + *at + lane * RUN_STEP + ")
     scalar = "a[{r} * LANES + lane]" if rows_are_vectors else "a[{r}]"
-    if body.strip is not None:
+    if body.strip is not None and not body.columns_in_strip:
         scalar = "from{r}[*at + lane * RUN_STEP]"
     if _neighbours(body, lanes):
         scalar = "from0[*at + lane * RUN_STEP + {r} * LANE_STEP]"
@@ -181,7 +184,8 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
 
 def _neighbours(body: Contraction, lanes: int) -> bool:
     """Whether one pointer reads the rows of a block: sums are short and these rows in one line."""
-    lines = body.strip is not None and body.strip.box[-1].extent % body.register.rows == 0
+    strip = None if body.columns_in_strip else body.strip
+    lines = strip is not None and strip.box[-1].extent % body.register.rows == 0
     return lines and in_registers(body, lanes)
 
 
@@ -246,6 +250,7 @@ def _depth_loops(rows_are_vectors: bool, step: int) -> list[str]:
 def _run_loops(body: Contraction, strip: Strip) -> list[str]:
     """The loop over runs of the depth, and over the products of one."""
     steps = "b += NR" if body.in_place is None else "b += STEP, ahead += STEP"
+    steps = "a += MR" if body.line_panels else steps
     return [
         _RUNS,
         f"  #pragma GCC unroll {run_unroll(strip.run.extent)}",
@@ -344,7 +349,7 @@ def _parts(body: Contraction, block: BlockSizes) -> dict[str, object]:
     _, heads = _depth_heads(body)
     unpacked = {body.resident, "columns" if body.in_place else ""}
     if body.strip is not None:
-        unpacked.add("columns" if body.columns.order == "vectors" else "rows")
+        unpacked.add("columns" if body.columns_in_strip else "rows")
     rows, columns = (
         side.packing(heads, "block", side.mine, lanes) if name not in unpacked else []
         for name, side in sides.items()

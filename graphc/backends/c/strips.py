@@ -37,6 +37,7 @@ def strip_words(body: Contraction) -> dict[str, Any]:
         "run_begin": index_text(offset.substitute({run: constant(0)})),
         "lane_begin": index_text(lane),
         "lane_axes": decode_lines("lane", strip.box, index_text(lane)),
+        "line_columns": strip.box[-1].extent,
         "line": strip.spans[line].axis.extent,
         "line_width": width,
         "line_stride": strip.spans[line].stride,
@@ -85,8 +86,9 @@ def _copy(strip: Strip, body: Contraction, number: int) -> list[str]:
     else:
         lines = [f"const {TYPES[body.dtype]} *restrict strip = {first};"]
     used = "\n".join(lines)
-    if body.columns.order == "vectors":
-        return [*decode_lines("first_panel * NR", body.columns.lanes, used), *lines]
+    if body.columns_in_strip:
+        first = "column_task * STRIP_COLUMNS" if body.line_panels else "first_panel * NR"
+        return [*decode_lines(first, body.columns.lanes, used), *lines]
     return [*decode_lines("first_row", body.rows.lanes, used), *lines]
 
 
