@@ -115,7 +115,8 @@ def even_columns(block: BlockSizes, columns: int) -> BlockSizes | None:
 
 def line_columns(block: BlockSizes, vectors: int) -> BlockSizes:
     """A register block of columns that leaves few over in lines of so many vectors."""
-    widths = range(block.vectors, block.vectors // 2, -1)
+    most = min(block.vectors, vectors)
+    widths = range(most, most // 2, -1)
     return replace(block, vectors=min(widths, key=lambda width: -(-vectors // width) * width))
 
 
