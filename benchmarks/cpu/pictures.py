@@ -118,7 +118,7 @@ def work_picture(pyplot: Any, records: Sequence[Record]) -> Any:
 
 
 def general_picture(pyplot: Any, records: Sequence[Record]) -> Any:
-    """How many times as fast as the better layout of PyTorch, on a logarithmic scale."""
+    """How many times as fast as the better layout of PyTorch."""
     kinds = [w for w in PASSES if any(r["case"]["what"] == w for r in records)]
     longest = max(sum(r["case"]["what"] == w for r in records) for w in kinds)
     figure, axes = panels(pyplot, len(kinds), longest)
@@ -127,9 +127,8 @@ def general_picture(pyplot: Any, records: Sequence[Record]) -> Any:
         names = [r["case"]["name"] for r in chosen]
         bars(one, names, {"graphc": [report.ratio(r, TORCH) for r in chosen]}, "{:.2f}")
         one.axvline(1.0, color="black", linewidth=1)
-        one.set_xscale("log")
         one.set_title(what, fontsize=10)
-        one.set_xlabel("PyTorch's time / graphc's time (right of 1: graphc is faster)", fontsize=8)
+        one.set_xlabel("PyTorch's time / graphc's time", fontsize=8)
     return figure
 
 

@@ -244,7 +244,7 @@ def _gflops(record: Record, name: str | None) -> float | None:
 TITLES = {
     "vgg16": "VGG16",
     "layers": "Convolutions of VGG16 at batch 8, GFLOP/s of the direct method",
-    "general": "Other shapes, GFLOP/s of the direct method",
+    "general": "Other shapes",
     "memory": "Operations that wait for memory",
     "compile": "From the start of a process to its first training step of VGG16",
     "rss": "Peak memory of a process that trains VGG16",
