@@ -134,7 +134,8 @@ def lines_in_strips(
     register = line_columns(body.register, -(-line.extent // lanes))
     panels = -(-line.extent // (register.vectors * lanes))
     padded = panels * register.vectors * lanes > _MOST_PADDING * line.extent
-    if padded or found.strip.lane_offset().coefficient(line.name) != 1:
+    narrow = 2 * register.vectors <= body.register.vectors and sizes.rows > register.rows
+    if padded or narrow or found.strip.lane_offset().coefficient(line.name) != 1:
         return None
     order = "depth" if body.rows.order == "vectors" else body.rows.order
     return replace(
