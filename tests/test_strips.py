@@ -107,6 +107,13 @@ def test_lines_of_a_result_that_lies_row_by_row(
         assert any("LINE_PANELS" in kernel.source for kernel in program.kernels.values())
 
 
+def test_lines_as_long_as_a_vector(seeded: np.random.Generator) -> None:
+    """What follows reads a row of its own along the line, so that lines are not merged."""
+    x, w = gx.input("x", (2, 8, 20, 16)), gx.input("w", (4, 8, 3, 3))
+    program = compared([gx.conv2d(x, w, padding=1) * gx.input("m", (16,))], seeded)
+    assert any("LINE_PANELS" in kernel.source for kernel in program.kernels.values())
+
+
 @pytest.mark.parametrize(
     ("left", "right", "near"),
     [

@@ -37,7 +37,9 @@ def in_registers(body: Contraction, lanes: int) -> bool:
     stores = [s for s in body.epilogue if isinstance(s, Store)]
     near = last.extent == lanes and all(s.offset.coefficient(last.name) == 1 for s in stores)
     short = len(statement_lines(body.epilogue, depth=0)) <= _SHORT
-    return at_once(body) and one_block and whole_rows and whole_columns and near and short
+    if body.line_panels or not at_once(body):  # panels of lines may be filled in part
+        return False
+    return one_block and whole_rows and whole_columns and near and short
 
 
 def epilogue_lines(body: Contraction, lanes: int) -> list[str]:
