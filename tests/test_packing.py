@@ -8,6 +8,7 @@ import pytest
 from graphc.compiler import compile_graph
 from graphc.ops import leaves
 from graphc.ops.convolution import conv2d
+from graphc.ops.linear import matmul
 from tests.compiled import check, with_gradients
 
 # image, filters, settings: few channels, borders as wide as the window, images narrower than it
@@ -34,3 +35,16 @@ def test_a_lane_is_tested_once_not_at_every_element(seeded: np.random.Generator)
     program = compile_graph([dw])
     texts = [(Path(program.folder) / f"{name}.c").read_text() for name in program.kernels]
     assert any("begin = gc_max(begin, " in text for text in texts)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_that_are_shared_are_fetched_ahead(dtype: str, seeded: np.random.Generator) -> None:
+    """Unless they stay near: 160 and 12 rows of 1100 elements, in several blocks of the depth."""
+    right = leaves.input("right", (1100, 500), dtype)
+    for rows, fetched in ((160, True), (12, False)):
+        left = leaves.input("left", (rows, 1100), dtype)
+        feeds = {n.label: seeded.normal(size=n.shape).astype(dtype) / 8 for n in (left, right)}
+        product = matmul(left, right)
+        check([product], feeds)
+        (kernel,) = compile_graph([product]).kernels.values()
+        assert ("__builtin_prefetch(ahead)" in kernel.source) == fetched

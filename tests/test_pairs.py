@@ -46,10 +46,11 @@ def compare(outputs: list[Node], feeds: dict[str, np.ndarray]) -> list[str]:
     return [kernel.source for kernel in kernels]
 
 
-# Odd and even depth, around multiples of the register block, in one block of depth and several.
+# Odd and even depth, around multiples of the register block, in one block of depth and several;
+# the last ones' rows are fetched ahead.
 PRODUCTS = [
     (4, 4, 8), (5, 7, 9), (9, 13, 33), (16, 32, 32), (17, 769, 31), (3, 64, 100), (8, 1600, 16),
-    (33, 64, 64), (515, 5, 65), (64, 1000, 97), (70, 512, 130),
+    (33, 64, 64), (515, 5, 65), (64, 1000, 97), (70, 512, 130), (150, 1001, 260),
 ]  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def test_products_in_every_layout(seeded: np.random.Generator) -> None:
     sources = compare(outputs, fed(seeded, *inputs))
     whole = [text for text in sources if "total(vector v)" not in text]  # few rows go another way
     assert all("gc_dot_bf16" in text for text in whole) and len(whole) > 30
+    assert sum("ahead += 2 * FETCHED" in text for text in sources) == 4
 
 
 @pytest.mark.usefixtures("pairs")

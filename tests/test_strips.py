@@ -11,6 +11,8 @@ import graphc as gx
 from graphc.backends.base import Program
 from graphc.compiler import compile_graph
 from graphc.ir.graph import Node
+from graphc.ir.loops import BlockSizes
+from graphc.schedule.blocking import line_rows
 from tests.compiled import TOLERANCE, assert_close, run_python, with_gradients
 
 Convolution = Callable[..., Node]
@@ -71,6 +73,8 @@ CASES = [
     (gx.conv2d, (4, 8, 30, 27), (5, 8, 3, 3), {"padding": 1}, {FILTERS}),
     (gx.conv2d, (2, 32, 14, 20), (24, 4, 3, 3), {"padding": (1, 2), "groups": 8}, {GROUPS}),
     (gx.conv2d, (3, 12, 40, 30), (6, 6, 5, 3), {"padding": (2, 1), "groups": 2}, {GROUPS}),
+    # lines of a strip where two channels alternate
+    (gx.conv2d, (3, 32, 12, 24), (16, 8, 3, 3), {"padding": 1, "groups": 4}, {GROUPS}),
 ]  # fmt: skip
 
 
@@ -140,6 +144,26 @@ def test_factors_too_large_to_pack_once(seeded: np.random.Generator) -> None:
     (got,) = program(a=left, b=right)
     assert_close(got, left.astype("float64") @ right.astype("float64"), TOLERANCE["float32"])
     assert with_strips(program)
+
+
+@pytest.mark.parametrize(
+    ("line", "rows"), [(224, 14), (28, 14), (20, 10), (12, 12), (32, None), (7, None), (13, 13)]
+)
+def test_rows_of_a_register_block_in_a_line(line: int, rows: int | None) -> None:
+    """As many as registers hold beside two vectors of columns, of the 32 that AVX-512 has."""
+    found = line_rows(BlockSizes(8, 2, 64, 32), line)
+    assert (found and found.rows) == rows
+    assert line_rows(BlockSizes(4, 3, 32, 16), line) is None  # AVX2 has 16 registers
+
+
+def test_a_strip_is_copied_once_for_many_columns(seeded: np.random.Generator) -> None:
+    """Rows in a line of 28, column panels outside of them, the sums of two blocks of the depth."""
+    outputs = layers(
+        gx.conv2d, (2, 160, 28, 28), (64, 160, 3, 3), {"padding": 1}, "float32", seeded
+    )
+    program = compared(outputs, seeded)
+    source = program.kernels[FORWARD].source
+    assert source.index("panel < panels; panel++") < source.index("top < rows; top += MR")
 
 
 def test_vectors_of_columns_are_read_where_they_lie(seeded: np.random.Generator) -> None:

@@ -243,6 +243,15 @@ class Contraction:
         return self.strip is not None and (self.columns.order == "vectors" or self.line_panels > 0)
 
     @property
+    def panels_outside(self) -> bool:
+        """Whether a task multiplies all its rows by one column panel before the next.
+
+        Rows are copied to a strip for it, once for all panels.
+        """
+        strip = None if self.columns_in_strip or self.in_place is not None else self.strip
+        return strip is not None and strip.copied
+
+    @property
     def register_columns(self) -> int:
         """Columns of the register block."""
         if self.columns.order == "vectors":

@@ -18,6 +18,7 @@ from graphc.schedule.blocking import (
     even_columns,
     even_rows,
     line_columns,
+    line_rows,
     strip_panels,
     strip_pieces,
     strip_size,
@@ -49,11 +50,14 @@ def rows_in_strips(
     block_axes = body.depth[found.split :]
     if in_place and not (found.strip.copied and _walks_as_one(in_place.first, block_axes)):
         in_place = None
-    return replace(
+    body = replace(
         body, strip=found.strip, split=found.split, cut=found.cut, row_block=lanes, pieces=pieces,
-        column_panels=strip_panels(limits, tasks, panels), in_place=in_place,
-        register=even_rows(body.register, lanes),
+        in_place=in_place, register=even_rows(body.register, lanes),
     )  # fmt: skip
+    if body.panels_outside and found.strip.run.extent >= body.register.lanes(body.dtype):
+        high = line_rows(body.register, found.strip.box[-1].extent)
+        body = replace(body, register=high or body.register)
+    return replace(body, column_panels=strip_panels(limits, tasks, panels, body.panels_outside))
 
 
 def _vectors_in_place(body: Contraction) -> InPlace | None:
@@ -99,8 +103,8 @@ def column_strip(
     found = strip_lanes(columns, depth, deepest, most, dtype, namer)
     if found is None or even_columns(block, found.strip.lanes) is None:
         return None
-    near = found.strip.copied and found.strip.depth_offset().coefficient(depth[-1].name) == 1
-    return found if near or padded == run else None
+    near = found.strip.depth_offset().coefficient(depth[-1].name) == 1
+    return found if near and (found.strip.copied or padded == run) else None
 
 
 def columns_in_strips(body: Contraction, sizes: ProductSizes, found: StripLanes) -> Contraction:

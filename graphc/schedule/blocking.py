@@ -27,13 +27,14 @@ _DOT_DEPTH = 2048
 _DOT_COLUMNS = 16
 RESIDENT_BYTES = 64 << 20  # a factor up to this size may be packed once and shared
 _SMALL_BYTES = 4 << 20  # up to this size it always is; beyond, if more tasks would repeat it
-_REPEATS = 5
+_REPEATS = {"rows": 2, "columns": 5}  # shared rows are fetched ahead
 _ROW_BLOCK = {"rows": 512, "columns": 128, "none": 256}
 _PANELS = {"rows": 4, "columns": 16, "none": 8}
 _MOST_PIECES = 16
 STRIP_DEPTH = 1200  # of a block where lanes are read from a strip
 _STRIP_LANES = 256  # of a task there
 _STRIP_PANELS = 4
+_PANELS_OF_COPY = 16
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def resident_factor(sizes: ProductSizes, dtype: DType, width: int) -> Resident:
         if side == "rows"
         else sizes.rows / _ROW_BLOCK["none"]
     )
-    return "none" if size > _SMALL_BYTES and repeats <= _REPEATS else side
+    return "none" if size > _SMALL_BYTES and repeats <= _REPEATS[side] else side
 
 
 def task_size(
@@ -106,6 +107,17 @@ def even_rows(block: BlockSizes, rows: int) -> BlockSizes:
     return replace(block, rows=min(heights, key=lambda height: -(-rows // height) * height))
 
 
+def line_rows(block: BlockSizes, line: int) -> BlockSizes | None:
+    """The highest register block whose rows lie in one line, higher than ``block``; None if none.
+
+    A row of columns is then loaded for more products. One pointer reads all rows of a line, so that
+    none of the registers of addresses is wanted for each.
+    """
+    most = (block.registers - 1 - block.vectors) // block.vectors
+    height = next(height for height in range(most, 0, -1) if line % height == 0)
+    return replace(block, rows=height) if height > block.rows else None
+
+
 def even_columns(block: BlockSizes, columns: int) -> BlockSizes | None:
     """A register block of columns that leaves none over; None if it has to be far narrower."""
     widths = range(block.vectors, block.vectors // 2, -1)
@@ -133,10 +145,14 @@ def strip_pieces(tasks: int, blocks: int) -> int:
     return max(1, min(-(-_TASKS // tasks), blocks // 2))
 
 
-def strip_panels(limits: ContractionBlocks, tasks: int, panels: int) -> int:
-    """Column panels of one task where strips leave ``tasks`` beside the columns."""
-    count = min(panels, limits.panels or _STRIP_PANELS)
-    while tasks * -(-panels // count) < _TASKS and count > 1:
+def strip_panels(limits: ContractionBlocks, tasks: int, panels: int, once: bool) -> int:
+    """Column panels of one task where strips leave ``tasks`` beside the columns.
+
+    More where a strip is copied ``once`` for all panels of a task.
+    """
+    most, wanted = (_PANELS_OF_COPY, 2 * _TASKS) if once else (_STRIP_PANELS, _TASKS)
+    count = min(panels, limits.panels or most)
+    while tasks * -(-panels // count) < wanted and count > 1:
         count //= 2
     return count
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphc.backends.c.epilogue import at_once, epilogue_lines, in_registers
+from graphc.backends.c.fetch import fetch_columns, fetch_rows
 from graphc.backends.c.inplace import in_place_words
 from graphc.backends.c.mapping import TYPES
 from graphc.backends.c.packing import decode_lines, pack_lines, transpose_lines
@@ -50,7 +51,9 @@ def contraction_source(
         halving=[1 << n for n in reversed(range(lanes.bit_length() - 1))],
         micro=_dot_kernel(block, body) if dots else _micro_kernel(body, lanes),
         stream_results=bool(body.lines), at_once=at_once(body),
-        in_registers=in_registers(body, lanes), neighbours=_neighbours(body, lanes),
+        in_registers=in_registers(body, lanes), neighbours=_neighbours(body),
+        panels_outside=body.panels_outside,
+        fetch_columns=fetch_columns(body, body.cut * inner * nr * size),
         packed_bytes=packed, shared_bytes=shared, private_bytes=private,
         **_panel_words(body), **_parts(body, block), **in_place_words(body),
     )  # fmt: skip
@@ -158,7 +161,7 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
     scalar = "a[{r} * LANES + lane]" if rows_are_vectors else "a[{r}]"
     if body.strip is not None and not body.columns_in_strip:
         scalar = "from{r}[*at + lane * RUN_STEP]"
-    if _neighbours(body, lanes):
+    if _neighbours(body):
         scalar = "from0[*at + lane * RUN_STEP + {r} * LANE_STEP]"
     if paired:
         place = "{r} * LANES + lane" if rows_are_vectors else "{r} * 2"
@@ -182,11 +185,10 @@ def _micro_kernel(body: Contraction, lanes: int) -> _MicroKernel:
     )
 
 
-def _neighbours(body: Contraction, lanes: int) -> bool:
-    """Whether one pointer reads the rows of a block: sums are short and these rows in one line."""
+def _neighbours(body: Contraction) -> bool:
+    """Whether one pointer reads the rows of a block: they lie in one line of a strip."""
     strip = None if body.columns_in_strip else body.strip
-    lines = strip is not None and strip.box[-1].extent % body.register.rows == 0
-    return lines and in_registers(body, lanes)
+    return strip is not None and strip.box[-1].extent % body.register.rows == 0
 
 
 def _dot_kernel(block: BlockSizes, body: Contraction) -> _MicroKernel:
@@ -375,6 +377,7 @@ def _parts(body: Contraction, block: BlockSizes) -> dict[str, object]:
         "row_panel": f"my_rows + {top} * BLOCK_DEPTH"
         if rows
         else shared.format(panels="ROW_PANELS", panel=f"(first_row + {top}) / MR", width="MR"),
+        "next_rows": fetch_rows(body, shared, has_pairs(body)),
         "column_panel": sides["columns"].mine
         if columns
         else shared.format(panels="COLUMN_PANELS", panel="first_panel + panel", width="NR"),

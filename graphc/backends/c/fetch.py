@@ -1,4 +1,4 @@
-"""What later tiles will read and write is fetched while this one is computed."""
+"""What later tiles or panels will read and write is fetched while one is computed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from graphc.backends.c.printer import index_text
 from graphc.ir.index import Index, axis_index, constant
 from graphc.ir.loops import (
     Assign,
+    Contraction,
     Declare,
     Loop,
     Patch,
@@ -18,10 +19,12 @@ from graphc.ir.loops import (
     TileProduct,
 )
 from graphc.ir.scalar import Call, Load, Scalar, plain_load
-from graphc.ir.types import Axis
+from graphc.ir.types import Axis, element_count
 
 _PATCHES, _TILES = 4, 2  # tiles ahead: of patches, of what the epilogue touches
 _FILTERS, _REGION = 4, 2048  # channels ahead, bytes of a channel's filters
+_COLUMNS, _NEAR = 64, 32 << 10  # rows of columns ahead; bytes of a panel of them that stay near
+_CACHE = 256 << 10  # bytes of a shared factor that stay in the second-level cache
 
 
 class _Access(NamedTuple):
@@ -141,3 +144,29 @@ def _loads_of(value: Scalar) -> Iterator[Load]:
     elif isinstance(value, Call):
         for argument in value.arguments:
             yield from _loads_of(argument)
+
+
+def fetch_rows(body: Contraction, shared: str, paired: bool) -> str:
+    """Where the row panel lies that comes next in a shared factor, as C; empty if nothing fetches.
+
+    Its next panel in this block of the depth, or the first one in the next block. Row panels stream
+    by in runs too short for what the hardware fetches on its own, unless all of them stay near.
+    """
+    packed = body.in_place is None and body.strip is None and body.columns.order != "vectors"
+    axes = (*body.batch, *body.rows.lanes, *body.depth)
+    size = element_count(tuple(axis.extent for axis in axes)) * body.panel.size
+    if not packed or body.resident != "rows" or size <= _CACHE:
+        return ""
+    later, first = (
+        shared.format(panels="ROW_PANELS", panel=panel, width="MR")
+        for panel in ("(first_row + top) / MR + 1", "first_row / MR")
+    )
+    return f"top + MR < rows ? {later} : {first} + {'BLOCK_DEPTH' if paired else 'block'} * MR"
+
+
+def fetch_columns(body: Contraction, panel_bytes: int) -> int:
+    """How many rows of a column panel ahead the kernel fetches, 0 where a whole panel stays near.
+
+    Panels of the depth of a block take so many bytes.
+    """
+    return _COLUMNS if body.panels_outside and panel_bytes > _NEAR else 0

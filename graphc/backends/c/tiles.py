@@ -90,8 +90,9 @@ def _positions_source(
     points, size = _points(body), body.dtype.size
     tiles = _count(body.tiles)
     one_block = blocks.tiles >= tiles
-    filters = blocks.columns if one_block else columns
-    u_plane = _odd(filters // lanes * channels) * lanes
+    by_parts = one_block and blocks.rows < channels  # the filters of some channels at a time
+    filters, held = blocks.columns if one_block else columns, blocks.rows if by_parts else channels
+    u_plane = _odd(filters // lanes * held) * lanes
     v_plane = _odd(channels // lanes * blocks.tiles) * lanes
     m_plane = _odd(blocks.columns // lanes * blocks.tiles) * lanes
     common, own = (v_plane, u_plane) if one_block else (u_plane, v_plane)
@@ -106,7 +107,7 @@ def _positions_source(
     text = render(
         "c/tile_positions.c.jinja",
         **_common(routine, body, vector_bytes), parameters=parameters, channels=channels,
-        depth=blocks.rows, parted=blocks.rows < channels, chunk=blocks.columns,
+        depth=blocks.rows, parted=blocks.rows < channels, by_parts=by_parts, chunk=blocks.columns,
         channel=body.channel.name, row=body.rows.name,
         filter=_patch_transform(body.left, body.dtype, lanes, body.channel, past=past),
         streamed=streamed,
