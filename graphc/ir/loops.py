@@ -102,6 +102,17 @@ class FinishLines:
 
 
 @dataclass(frozen=True)
+class Fetch:
+    """``count`` neighbours at buffer[offset], if they exist, are soon read or ``written``."""
+
+    buffer: str
+    offset: Index
+    count: int
+    dtype: DType
+    written: bool
+
+
+@dataclass(frozen=True)
 class TeamLoop:
     """for all positions of ``axes``: each worker of a team takes its share, in order."""
 
@@ -125,7 +136,7 @@ class Combine:
 
 Statement = (
     Declare | Assign | Store | When | Loop | LoadLanes | StoreLanes | LineStore | FinishLines
-    | TeamLoop | Combine
+    | Fetch | TeamLoop | Combine
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from graphc.ir.loops import Assign, Declare, Loop, Statement, When
 from graphc.ir.scalar import Call, Element, Name, Number, Scalar
 from graphc.ir.types import Axis, element_count
 from graphc.lower.access import Access, Merged, substitute_conditions
+from graphc.lower.ahead import long_sums_ahead, short_sums_ahead
 from graphc.lower.names import Namer
 from graphc.lower.reduction import (
     SHORT_WINDOW,
@@ -27,6 +28,7 @@ _LANE_TASKS = 8
 _VECTOR = 16  # lanes of arrays in blocks
 _LONG_LANES = 64  # rows of so many are worth reading several at a time
 _ROWS = (4, 3, 2)
+_FEW_TERMS = 64  # with so few of them results wait for memory
 _MOST_OUTPUTS = 64  # accumulators of a lane
 
 
@@ -124,12 +126,17 @@ def lane_statements(
     axes = window.axes[: len(window.axes) - len(rows)]
     body = _loops(axes[-1:], body)
     if inside:
-        body = (*sums.begun, *body, Loop(lane, tuple(sums.ended), simd=True))
+        ahead = long_sums_ahead(item.value, axes, inside, lane)
+        body = (*ahead, *sums.begun, *body, Loop(lane, tuple(sums.ended), simd=True))
     body = _loops((*axes[:-1], *inside), body)
     done = {s.value for s in block}
     rest = [maps[s[0].value] for s in blocks if s[0].value not in done]
     finished = Loop(lane, (*sums.finished, *rest, *stores), simd=True)
-    return [*sums.declared, *body, *_loops(inside, (finished,))]
+    ahead = []
+    if not inside and element_count(tuple(a.extent for a in window.axes)) <= _FEW_TERMS:
+        outputs = [axis for axis in merged.axes if axis.extent > 1]
+        ahead = short_sums_ahead(item.value, stores, outputs, window.axes, lane)
+    return [*ahead, *sums.declared, *body, *_loops(inside, (finished,))]
 
 
 @dataclass

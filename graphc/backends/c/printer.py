@@ -6,7 +6,7 @@ from typing import Any
 
 from graphc.backends.c.mapping import BINARY, FUNCTIONS, NARROW, TYPES, WIDEN, literal
 from graphc.backends.printer import INDENT, Printer
-from graphc.ir.loops import FinishLines, LineStore, Loop
+from graphc.ir.loops import Fetch, FinishLines, LineStore, Loop
 from graphc.ir.types import DType
 
 _UNROLLED = 8  # windows up to this long are unrolled
@@ -42,6 +42,11 @@ class CPrinter(Printer):
             return [f"{pad}gc_stream({place}, {name}, sizeof {name});"]
         if isinstance(statement, FinishLines):
             return [f"{pad}gc_stream_done();"]
+        if isinstance(statement, Fetch):
+            name = "gc_fetch_to_write" if statement.written else "gc_fetch"
+            size = statement.dtype.size
+            place = f"({self.index_text(statement.offset)}) * {size}"
+            return [f"{pad}{name}({statement.buffer}, {place}, {statement.count * size});"]
         return super().one_statement(statement, depth)
 
 
