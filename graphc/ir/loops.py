@@ -254,11 +254,8 @@ class Contraction:
         return self.strip is not None and (self.columns.order == "vectors" or self.line_panels > 0)
 
     @property
-    def panels_outside(self) -> bool:
-        """Whether a task multiplies all its rows by one column panel before the next.
-
-        Rows are copied to a strip for it, once for all panels.
-        """
+    def copies_rows(self) -> bool:
+        """Whether rows are copied to a strip, once for all column panels of a task."""
         strip = None if self.columns_in_strip or self.in_place is not None else self.strip
         return strip is not None and strip.copied
 

@@ -54,10 +54,10 @@ def rows_in_strips(
         body, strip=found.strip, split=found.split, cut=found.cut, row_block=lanes, pieces=pieces,
         in_place=in_place, register=even_rows(body.register, lanes),
     )  # fmt: skip
-    if body.panels_outside and found.strip.run.extent >= body.register.lanes(body.dtype):
+    if body.copies_rows and found.strip.run.extent >= body.register.lanes(body.dtype):
         high = line_rows(body.register, found.strip.box[-1].extent)
         body = replace(body, register=high or body.register)
-    return replace(body, column_panels=strip_panels(limits, tasks, panels, body.panels_outside))
+    return replace(body, column_panels=strip_panels(limits, tasks, panels, body.copies_rows))
 
 
 def _vectors_in_place(body: Contraction) -> InPlace | None:

@@ -52,7 +52,6 @@ def contraction_source(
         micro=_dot_kernel(block, body) if dots else _micro_kernel(body, lanes),
         stream_results=bool(body.lines), at_once=at_once(body),
         in_registers=in_registers(body, lanes), neighbours=_neighbours(body),
-        panels_outside=body.panels_outside,
         fetch_columns=fetch_columns(body, body.cut * inner * nr * size),
         packed_bytes=packed, shared_bytes=shared, private_bytes=private,
         **_panel_words(body), **_parts(body, block), **in_place_words(body),

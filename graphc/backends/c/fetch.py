@@ -165,8 +165,7 @@ def fetch_rows(body: Contraction, shared: str, paired: bool) -> str:
 
 
 def fetch_columns(body: Contraction, panel_bytes: int) -> int:
-    """How many rows of a column panel ahead the kernel fetches, 0 where a whole panel stays near.
-
-    Panels of the depth of a block take so many bytes.
+    """How many rows of a column panel ahead the kernel fetches, beside rows that are copied; 0
+    where whole panels of so many bytes stay near.
     """
-    return _COLUMNS if body.panels_outside and panel_bytes > _NEAR else 0
+    return _COLUMNS if body.copies_rows and panel_bytes > _NEAR else 0
