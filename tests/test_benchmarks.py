@@ -163,6 +163,19 @@ def test_groups_are_merged_into_one_record() -> None:
     assert record["median"]["graphc"] == 1.5
 
 
+def test_rounds_are_pooled() -> None:
+    (case, _) = cases.vgg16_cases([8], **TINY_NET)
+    rounds = [
+        made_up(case, {"graphc": 1.0, "torch": 2.0}) | {"error": {"graphc": 1e-6, "torch": 3e-6}},
+        made_up(case, {"graphc": 2.0, "torch": 4.0}) | {"error": {"graphc": 2e-6}},
+    ]
+    record = sections.pooled(rounds)
+    assert record["median"] == {"graphc": 1.5, "torch": 3.0}
+    assert record["ratio"] == {"torch": 2.0}
+    assert record["error"] == {"graphc": 2e-6, "torch": 3e-6}
+    assert len(record["seconds"]["torch"]) == 6
+
+
 def test_avx2_reaches_every_peer() -> None:
     variables = machine.worker_environment("avx2", 3)
     assert variables["GRAPHC_MARCH"] == "haswell"

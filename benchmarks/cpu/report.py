@@ -28,11 +28,12 @@ def machine_text(document: dict[str, Any]) -> str:
     m = document["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in m["packages"].items() if version)
     changed = f" with {m['changed_files']} changed files" if m["changed_files"] else ""
+    rounds = document.get("rounds", 1)
     return (
         f"{m['cpu']} ({m['flags_level']}), {m['threads']} of {m['cores']} cores, isa {m['isa']}\n"
         f"{m['compiler']}; Python {m['python']}; {packages}\n"
         f"{m['date']}, graphc at {m['git'][:12] or 'unknown'}{changed}; "
-        f"medians of {document['repeat']}"
+        f"medians of {document['repeat']}{f' in each of {rounds} rounds' if rounds > 1 else ''}"
     )
 
 

@@ -56,6 +56,7 @@ def measured(options: argparse.Namespace, path: Path) -> dict[str, Any]:
         "command": sys.argv[1:],
         "repeat": options.repeat,
         "warmup": options.warmup,
+        "rounds": options.rounds,
         "sections": {},
         "minutes": {},
     }
@@ -94,6 +95,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--batch", type=_sizes, default=[1, 8, 32], help="of VGG16 (vgg16, rss), such as 1,8,32")
     add("--repeat", type=_positive, default=5, help="repetitions that count")
     add("--warmup", type=_positive, default=2, help="repetitions before them")
+    add("--rounds", type=_positive, default=1, help="times over all layers, shapes and maps")
     add("--limit", type=float, default=120.0, help="seconds a repetition may take")
     add("--threads", type=_positive, default=len(os.sched_getaffinity(0)))
     add("--isa", choices=("native", "avx2"), default="native")

@@ -101,11 +101,29 @@ def memory(options: argparse.Namespace, plan: Plan) -> list[Record]:
 def _operations(
     cases: Sequence[Case], peers: Sequence[str], options: argparse.Namespace, plan: Plan
 ) -> list[Record]:
+    """All cases, one after the other, in as many rounds as are wanted."""
     with Team(plan) as team:
-        return [
-            measure(case, _fitting(_wanted(peers, options), case), team)
-            for case in _matching(cases, options)
+        rounds = [
+            [
+                measure(case, _fitting(_wanted(peers, options), case), team)
+                for case in _matching(cases, options)
+            ]
+            for _ in range(options.rounds)
         ]
+    return rounds[0] if options.rounds == 1 else [pooled(r) for r in zip(*rounds, strict=True)]
+
+
+def pooled(rounds: Sequence[Record]) -> Record:
+    """One record of a case's rounds: medians of the repetitions of all, the largest error."""
+    record = merged(rounds)
+    ours = record["median"].get("graphc")
+    others = {n: m for n, m in record["median"].items() if n != "graphc"}
+    record["ratio"] = {n: m / ours for n, m in others.items()} if ours else {}
+    record["error"] = {
+        name: max(one["error"][name] for one in rounds if name in one["error"])
+        for name in record["error"]
+    }
+    return record
 
 
 def _fitting(peers: Sequence[str], case: Case) -> list[str]:
