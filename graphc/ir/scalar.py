@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from graphc.ir.index import Index
@@ -79,6 +79,15 @@ class Call:
 
 
 Scalar = Number | Name | Element | Position | Load | Inside | Call
+
+
+def loads(value: Scalar) -> Iterator[Load]:
+    """Every read of an array within a value."""
+    if isinstance(value, Load):
+        yield value
+    elif isinstance(value, Call):
+        for argument in value.arguments:
+            yield from loads(argument)
 
 
 def plain_load(value: Scalar) -> Load | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from graphc.ir.index import Index, axis_index, constant
 from graphc.ir.loops import Fetch, Statement, Store
-from graphc.ir.scalar import Call, Load, Scalar
+from graphc.ir.scalar import Load, Scalar, loads
 from graphc.ir.types import Axis, element_count
 
 _RESULTS = 32  # places of the last axis
@@ -67,7 +67,7 @@ def _next_lines(
     of the ``outer`` axis: of those that the ``others`` reach, the furthest.
     """
     length = along.extent * lane.extent
-    for load in dict.fromkeys(_loads(value)):
+    for load in dict.fromkeys(loads(value)):
         step = load.offset.coefficient
         if not _is_line(load.offset, along, lane) or not step(outer.name):
             continue
@@ -83,11 +83,3 @@ def _is_line(offset: Index, along: Axis, lane: Axis) -> bool:
     """Whether lanes are neighbours and follow each other ``along`` an axis."""
     steps = offset.coefficient(lane.name), offset.coefficient(along.name)
     return offset.is_affine and steps == (1, lane.extent)
-
-
-def _loads(value: Scalar) -> Iterator[Load]:
-    if isinstance(value, Load):
-        yield value
-    elif isinstance(value, Call):
-        for argument in value.arguments:
-            yield from _loads(argument)

@@ -18,7 +18,7 @@ from graphc.ir.loops import (
     Store,
     TileProduct,
 )
-from graphc.ir.scalar import Call, Load, Scalar, plain_load
+from graphc.ir.scalar import Load, loads, plain_load
 from graphc.ir.types import Axis, element_count
 
 _PATCHES, _TILES = 4, 2  # tiles ahead: of patches, of what the epilogue touches
@@ -128,7 +128,7 @@ def _accesses(statements: Iterable[Statement]) -> Iterator[_Access]:
         if isinstance(statement, Loop):
             yield from _accesses(statement.body)
         if isinstance(statement, Declare | Assign | Store):
-            yield from map(_read, _loads_of(statement.value))
+            yield from map(_read, loads(statement.value))
         if isinstance(statement, Store):
             size = statement.value.dtype.size
             yield _Access(statement.buffer, statement.offset, size, written=True)
@@ -136,14 +136,6 @@ def _accesses(statements: Iterable[Statement]) -> Iterator[_Access]:
 
 def _read(load: Load) -> _Access:
     return _Access(load.buffer, load.offset, load.dtype.size, written=False)
-
-
-def _loads_of(value: Scalar) -> Iterator[Load]:
-    if isinstance(value, Load):
-        yield value
-    elif isinstance(value, Call):
-        for argument in value.arguments:
-            yield from _loads_of(argument)
 
 
 def fetch_rows(body: Contraction, shared: str, paired: bool) -> str:
